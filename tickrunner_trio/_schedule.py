@@ -1,0 +1,133 @@
+"""When a service ticks and how long it keeps its lock: arithmetic on a clock that comes in as an argument.
+
+Slots stand at ``first + k * interval`` for k = 0, 1, ...; each is computed from ``first``, so that nothing drifts. Of
+each slot exactly one thing is true in the end: it was taken by a tick, or it counts as missed::
+
+    slots      |0          |1          |2          |3          |4
+    tick       [==0==]     [==========1=================][2...       1 overran: one catch-up tick, for slot 3,
+                                       ^ missed                      and slot 2 is missed
+
+    tick       [0]~~~~~~~~~            a hold (~) ends before the next slot,
+    late             [0]~~~~~^~~~      unless the tick began late: that slot is missed, and nothing catches it up
+
+Invariants:
+
+1. The slots taken are strictly increasing, and none is taken before its time.
+2. ``missed`` plus the slots taken is the number of slots up to the last one taken.
+3. However late it gets, at most one tick is due at once: never a burst.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ._outcome import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: The first tick comes at most this long after the start, so that a daily service shows itself soon after a deploy.
+MAX_JITTER = 60.0
+
+#: After a success the lock is kept for this part of the interval. The rest is for the replicas' clocks and latencies:
+#: one that holds for longer would find its own next slot inside its hold.
+SUCCESS_HOLD = 0.9
+
+#: After a failure the lock is kept until a random point of this first part of the interval.
+FAILURE_HOLD = 0.25
+
+#: Slots closer than the resolution of Trio's clock are one slot; this also keeps the arithmetic finite.
+RESOLUTION = 1e-9
+
+
+class Schedule:
+    """The slots of one run of a service.
+
+    Args:
+        first: the time of slot 0, in seconds of the clock.
+        interval: seconds from slot to slot, above 0.
+    """
+
+    __slots__ = ("_first", "_index", "_interval", "missed")
+
+    def __init__(self, first: float, interval: float) -> None:
+        self._first = first
+        self._interval = max(interval, RESOLUTION)
+        self._index = 0
+        self.missed = 0  #: Slots that passed without a tick of their own.
+
+    @property
+    def next_at(self) -> float:
+        """The time of the next slot; in the past if the slot is overdue."""
+        return self._first + self._index * self._interval
+
+    def take(self, now: float) -> float:
+        """Take the slot that is due at ``now`` and return its time: the latest one passed; earlier ones are missed.
+
+        Called when ``next_at`` has come; a little before it (a timer's rounding) still takes that slot.
+        """
+        self._skip_to(self._latest(now))
+        taken_at = self.next_at
+        self._index += 1
+        return taken_at
+
+    def skip_held(self, held_from: float, held_until: float) -> None:
+        """Count a slot that fell into the replica's own hold, after ``held_from`` and before its end, as missed.
+
+        A slot that was passed before the hold began is still due: the tick overran it.
+        """
+        if self.next_at > held_from:
+            index = self._latest(held_until)
+            at = self._first + index * self._interval
+            self._skip_to(index if at >= held_until else index + 1)
+
+    def _latest(self, now: float) -> int:
+        """Return the index of the latest slot that is not after ``now``; at the least the next one."""
+        index = max(self._index, int((now - self._first) / self._interval))
+        # Division rounds: the slots themselves say which one has passed.
+        while index > self._index and self._first + index * self._interval > now:
+            index -= 1
+        while self._first + (index + 1) * self._interval <= now:
+            index += 1
+        return index
+
+    def _skip_to(self, index: int) -> None:
+        if index > self._index:
+            self.missed += index - self._index
+            self._index = index
+
+
+def jitter(interval: float, random: Callable[[], float]) -> float:
+    """Return how long after the start the first slot is: seconds in [0, min(interval / 2, 60))."""
+    return random() * min(interval / 2, MAX_JITTER)
+
+
+def hold_until(
+    outcome: Outcome,
+    *,
+    cadence: Literal["cluster", "replica"],
+    started_at: float,
+    interval: float,
+    random: Callable[[], float],
+) -> float:
+    """Return until when the lock is kept after a tick that ran; a time that has passed means not at all.
+
+    After a success: ``started_at`` + 0.9 x ``interval``, so that the other replicas find this interval's run done
+    (ShedLock calls it lock-at-least-for). After a failure: a random point of the first quarter, so that replicas
+    neither storm a broken dependency nor starve one that could do the work. Else, and with the cadence "replica", not
+    at all.
+    """
+    if cadence == "replica":
+        return started_at
+    match outcome:
+        case Outcome.SUCCESS:
+            return started_at + SUCCESS_HOLD * interval
+        case Outcome.FAILED | Outcome.TIMED_OUT | Outcome.UNAVAILABLE:
+            return started_at + random() * FAILURE_HOLD * interval
+        case _:
+            return started_at
+
+
+def stalled_after(interval: float, tick_timeout: float | None) -> float:
+    """Return after how many seconds without an outcome a service is stalled."""
+    return 4 * interval + (tick_timeout or 0.0)

@@ -1,0 +1,73 @@
+"""What others implement: the seams of the library, as protocols.
+
+A locker is anything with one async method; a lease is what it hands to the code that runs under the lock. Nothing here
+knows of services, schedules or PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+@runtime_checkable
+class Lease(Protocol):
+    """A lock that is held now, as the code under it sees it."""
+
+    @property
+    def lock_id(self) -> int:
+        """The id of the lock: a signed 64-bit integer."""
+        ...
+
+    @property
+    def epoch(self) -> int | None:
+        """The fencing token: higher at each grant of this lock id; None where the locker gives none."""
+        ...
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lock is gone.
+
+        True from the moment at which the work under it is to stop, also if the Trio loop was blocked at that moment
+        and the cancellation is still on its way. It never turns false again.
+        """
+        ...
+
+
+@runtime_checkable
+class AdvisoryLocker(Protocol):
+    """A store of locks that all replicas share. One method, so that anybody's store can satisfy it."""
+
+    async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
+        """Try the lock once, without waiting for it; if it was had, run ``fn`` under it in the caller's task.
+
+        Args:
+            lock_id: a signed 64-bit integer. Two callers exclude each other if they name the same id.
+            fn: an async function of the `Lease`; it runs at most once, and the lock is let go only after it has
+                really stopped, whatever it returned or raised.
+
+        Returns:
+            True: the lock was had and ``fn`` ran to its end. False: somebody else holds the lock, a caller in this
+            process included, and ``fn`` did not run.
+
+        Raises:
+            LockLostError: the lock was lost, ``fn`` was cancelled for it and has stopped.
+            DatabaseUnavailableError: nobody can tell, now, whether somebody holds the lock; ``fn`` did not run.
+            LockerConfigurationError: as `DatabaseUnavailableError`, and waiting will not mend it.
+            BaseException: whatever ``fn`` raised, as it is, in no group.
+
+        Cancellation handling: cancelled while it tries the lock, it leaves no lock behind; cancelled while ``fn``
+        runs, it lets the lock go after ``fn`` has stopped.
+        """
+        ...
+
+
+@runtime_checkable
+class QuotaMetricsRefresher(Protocol):
+    """Whoever can bring quota metrics up to date after a pass that changed something."""
+
+    async def update_quota_metrics(self) -> None:
+        """Measure again and publish. What it raises is logged as a warning and fails no pass."""
+        ...
