@@ -1,0 +1,587 @@
+"""One tick: every outcome, judged in the design's order, reported once, with its lock released."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, timedelta
+from typing import Any
+
+import pytest
+import trio
+from scripted import ScriptedLocker, service, virtually
+
+from tickrunner_trio import (
+    DatabaseUnavailableError,
+    HealthState,
+    LockerConfigurationError,
+    LockLostError,
+    MemoryLocker,
+    Outcome,
+    Tick,
+    TickReport,
+    request_id,
+)
+
+
+async def nothing(tick: Tick) -> None:
+    """Work that is done at once."""
+
+
+def tick_of(work: Any, locker: Any = None, **fields: Any) -> TickReport:
+    """Force one tick in a Trio run of its own and return its report, after a look at what must hold for each."""
+    locker = locker or ScriptedLocker()
+    subject = service(work, locker, **fields)
+
+    async def main() -> TickReport:
+        return await subject.tick()
+
+    report: TickReport = virtually(main)
+    assert not getattr(locker, "held", False)
+    assert subject.health().last_outcome is report.outcome
+    return report
+
+
+# Every outcome.
+
+
+def test_work_that_returns_is_a_success() -> None:
+    report = tick_of(nothing)
+    assert (report.outcome, report.error, report.epoch, report.forced) == (Outcome.SUCCESS, None, 7, True)
+    assert (report.service, report.number, report.duration, report.lateness) == ("sweep", 1, 0.0, 0.0)
+    assert len(report.request_id) == 32
+    int(report.request_id, 16)
+
+
+def test_work_that_raises_is_failed_and_the_report_has_its_very_error() -> None:
+    error = OSError("disk full")
+
+    async def work(tick: Tick) -> None:
+        raise error
+
+    report = tick_of(work)
+    assert report.outcome is Outcome.FAILED
+    assert report.error is error
+
+
+def test_work_that_raises_a_group_is_failed() -> None:
+    async def work(tick: Tick) -> None:
+        raise ExceptionGroup("two", [OSError("a"), ValueError("b")])
+
+    report = tick_of(work)
+    assert report.outcome is Outcome.FAILED
+    assert isinstance(report.error, ExceptionGroup)
+
+
+@pytest.mark.parametrize("swallow", [True, False])
+def test_work_beyond_its_timeout_is_timed_out_whatever_it_then_does(swallow: bool) -> None:
+    async def work(tick: Tick) -> None:
+        try:
+            await trio.sleep(60)
+        except trio.Cancelled:
+            if not swallow:
+                raise ValueError("in clean-up") from None
+
+    report = tick_of(work, tick_timeout=3)
+    assert report.outcome is Outcome.TIMED_OUT
+    assert isinstance(report.error, trio.TooSlowError)
+    assert "tick_timeout=3" in str(report.error)
+    assert isinstance(report.error.__cause__, type(None) if swallow else ValueError)
+    assert report.duration == 3.0
+
+
+def test_work_whose_lock_is_lost_is_lock_lost_and_cancelled() -> None:
+    stopped: list[float] = []
+
+    async def work(tick: Tick) -> None:
+        try:
+            await trio.sleep(60)
+        finally:
+            stopped.append(trio.current_time())
+
+    report = tick_of(work, ScriptedLocker(loses_after=2))
+    assert report.outcome is Outcome.LOCK_LOST
+    assert isinstance(report.error, LockLostError)
+    assert stopped == [2.0]
+
+
+def test_a_lost_lock_comes_before_the_timeout_and_before_the_error() -> None:
+    async def work(tick: Tick) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(5)
+        raise ValueError("late")
+
+    report = tick_of(work, ScriptedLocker(loses_after=1), tick_timeout=2)
+    assert report.outcome is Outcome.LOCK_LOST
+    assert isinstance(report.error, LockLostError)
+    assert isinstance(report.error.__cause__, ValueError)
+
+
+def test_a_lock_lost_error_of_the_works_own_is_just_failed() -> None:
+    async def work(tick: Tick) -> None:
+        raise LockLostError("of another lock")
+
+    assert tick_of(work).outcome is Outcome.FAILED
+
+
+def test_a_database_outage_out_of_the_work_is_unavailable_and_no_failure() -> None:
+    async def work(tick: Tick) -> None:
+        raise DatabaseUnavailableError("the catalogue is away")
+
+    report = tick_of(work)
+    assert report.outcome is Outcome.UNAVAILABLE
+    assert report.outcome.result == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome"),
+    [
+        ({"busy": True}, Outcome.BUSY),
+        ({"refuses": DatabaseUnavailableError("away")}, Outcome.UNAVAILABLE),
+        ({"refuses": LockerConfigurationError("a pooler")}, Outcome.LOCKER_ERROR),
+        ({"refuses": OSError("bug")}, Outcome.LOCKER_ERROR),
+        ({"refuses": LockLostError("before the work")}, Outcome.LOCK_LOST),
+    ],
+)
+def test_a_locker_that_does_not_grant_decides_the_outcome_and_no_work_runs(
+    script: dict[str, Any], outcome: Outcome
+) -> None:
+    ran: list[Tick] = []
+
+    async def work(tick: Tick) -> None:
+        ran.append(tick)
+
+    report = tick_of(work, ScriptedLocker(**script))
+    assert report.outcome is outcome
+    assert report.error is script.get("refuses")
+    assert report.epoch is None
+    assert ran == []
+
+
+@pytest.mark.parametrize("answer", [True, None])
+def test_a_locker_that_says_it_ran_the_work_and_did_not_is_a_locker_error(answer: object) -> None:
+    class Liar:
+        async def with_advisory_lock(self, lock_id: int, fn: Any) -> Any:
+            await trio.lowlevel.checkpoint()
+            return answer
+
+    report = tick_of(nothing, Liar())
+    assert report.outcome is Outcome.LOCKER_ERROR
+    assert f"returned {answer}" in str(report.error)
+
+
+def test_a_locker_that_runs_the_work_twice_is_stopped_and_the_first_judgement_stands() -> None:
+    runs: list[int] = []
+
+    class Twice:
+        async def with_advisory_lock(self, lock_id: int, fn: Any) -> bool:
+            lease = type("Lease", (), {"lock_id": lock_id, "epoch": None, "lost": False})()
+            await fn(lease)
+            await fn(lease)
+            return True
+
+    async def work(tick: Tick) -> None:
+        runs.append(tick.number)
+
+    assert tick_of(work, Twice()).outcome is Outcome.SUCCESS
+    assert runs == [1]
+
+
+def test_a_closed_gate_is_gated_and_the_lock_is_not_tried() -> None:
+    locker = ScriptedLocker(refuses=AssertionError("tried"))
+    report = tick_of(nothing, locker, should_run=lambda: False)
+    assert (report.outcome, report.error) == (Outcome.GATED, None)
+
+
+def test_an_open_gate_lets_the_work_run() -> None:
+    assert tick_of(nothing, should_run=lambda: True).outcome is Outcome.SUCCESS
+
+
+def test_a_gate_that_raises_is_failed_and_the_lock_is_not_tried() -> None:
+    error = RuntimeError("no configuration")
+
+    def gate() -> bool:
+        raise error
+
+    report = tick_of(nothing, ScriptedLocker(refuses=AssertionError("tried")), should_run=gate)
+    assert report.outcome is Outcome.FAILED
+    assert report.error is error
+
+
+def test_a_gate_that_gives_a_coroutine_in_disguise_is_failed_and_named() -> None:
+    async def gate() -> bool:
+        return False
+
+    report = tick_of(nothing, should_run=lambda: gate())  # type: ignore[arg-type,return-value]
+    assert report.outcome is Outcome.FAILED
+    assert "should_run" in str(report.error)
+
+
+# What the work is told.
+
+
+def test_the_tick_tells_the_work_what_the_report_tells_the_others() -> None:
+    seen: list[tuple[Tick, str | None]] = []
+
+    async def work(tick: Tick) -> None:
+        seen.append((tick, request_id()))
+
+    report = tick_of(work, ScriptedLocker(answers_after=2), lock_id=-5)
+    [(tick, in_context)] = seen
+    for name in ("service", "number", "request_id", "scheduled_at", "started_at", "epoch", "forced"):
+        assert getattr(tick, name) == getattr(report, name)
+    assert tick.lock_id == -5
+    assert in_context == tick.request_id
+    assert tick.started_at - tick.scheduled_at == timedelta(seconds=2)
+    assert report.lateness == 2.0
+    assert tick.started_at.tzinfo is UTC
+
+
+def test_the_start_is_when_the_lock_was_had_and_the_duration_is_that_of_the_work() -> None:
+    async def work(tick: Tick) -> None:
+        await trio.sleep(4)
+
+    report = tick_of(work, ScriptedLocker(answers_after=2))
+    assert (report.lateness, report.duration) == (2.0, 4.0)
+
+
+# The order of things.
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_tick_is_judged_and_reported_before_its_lock_is_let_go(fails: bool) -> None:
+    locker = ScriptedLocker()
+    observed: list[tuple[Outcome | None, bool]] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            observed.append((subject.health().last_outcome, locker.held))
+
+    log = logging.Logger("order", logging.INFO)
+    log.addHandler(Handler())
+
+    async def work(tick: Tick) -> None:
+        if fails:
+            raise OSError
+
+    subject = service(work, locker, log=log)
+
+    async def main() -> None:
+        await subject.tick()
+
+    virtually(main)
+    assert observed == [(Outcome.FAILED if fails else Outcome.SUCCESS, True)]
+    assert locker.names == ["locked", "unlocked"]
+
+
+def test_the_lock_is_let_go_only_after_the_work_has_really_stopped() -> None:
+    locker = ScriptedLocker()
+
+    async def work(tick: Tick) -> None:
+        try:
+            await trio.sleep(60)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(5)
+            locker.note("stopped")
+
+    report = tick_of(work, locker, tick_timeout=1)
+    assert report.outcome is Outcome.TIMED_OUT
+    assert locker.events == [("locked", 0.0), ("stopped", 6.0), ("unlocked", 6.0)]
+
+
+@pytest.mark.parametrize("error", [LockLostError("in the end"), OSError("unlock failed")])
+def test_what_the_locker_raises_after_the_judgement_is_logged_and_changes_nothing(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = tick_of(nothing, ScriptedLocker(fails_to_unlock=error))
+    assert report.outcome is Outcome.SUCCESS
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "the tick stands" in record.message
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+# What passes through.
+
+
+class Goodbye(BaseException):
+    """Ends a program, as KeyboardInterrupt does."""
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, Goodbye])
+def test_what_ends_the_program_passes_through_unwrapped_after_the_report_and_the_unlock(
+    kind: type[BaseException],
+) -> None:
+    locker, error = ScriptedLocker(), kind("now")
+
+    async def work(tick: Tick) -> None:
+        raise error
+
+    subject = service(work, locker)
+    with pytest.raises(kind) as caught:
+        virtually(subject.tick)
+    assert caught.value is error
+    assert locker.names == ["locked", "unlocked"]
+    assert subject.health().last_outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Goodbye])
+def test_what_ends_the_program_passes_through_a_gate_and_a_locker_too(kind: type[BaseException]) -> None:
+    def gate() -> bool:
+        raise kind
+
+    for subject, outcome in (
+        (service(nothing, should_run=gate), Outcome.FAILED),
+        (service(nothing, ScriptedLocker(refuses=kind())), Outcome.LOCKER_ERROR),
+    ):
+        with pytest.raises(kind):
+            virtually(subject.tick)
+        assert subject.health().last_outcome is outcome
+
+
+def test_of_a_group_only_what_ends_the_program_passes_through() -> None:
+    reported: list[BaseException] = []
+
+    async def work(tick: Tick) -> None:
+        raise BaseExceptionGroup("mixed", [Goodbye(), ValueError("ordinary")])
+
+    subject = service(work, on_error=reported.append)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        virtually(subject.tick)
+    assert [type(error) for error in caught.value.exceptions] == [Goodbye]
+    [group] = reported
+    assert isinstance(group, BaseExceptionGroup)
+    assert len(group.exceptions) == 2
+
+
+def test_an_error_beside_a_cancellation_does_not_survive_the_cancelled_scope() -> None:
+    async def work(tick: Tick) -> None:
+        async def fail_late() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("in clean-up")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_late)
+            nursery.start_soon(trio.sleep_forever)
+
+    subject = service(work)
+
+    async def main() -> None:
+        with trio.move_on_after(1) as scope:
+            await subject.tick()
+        assert scope.cancelled_caught
+
+    virtually(main)
+    assert subject.health().last_outcome is Outcome.CANCELLED
+
+
+# Cancellation at every checkpoint.
+
+
+@pytest.mark.parametrize(
+    ("cancelled_at", "outcome", "events"),
+    [
+        (1, Outcome.CANCELLED, []),
+        (3, Outcome.CANCELLED, ["locked", "unlocked"]),
+    ],
+)
+def test_a_cancelled_tick_is_reported_cancelled_and_leaves_no_lock(
+    cancelled_at: float, outcome: Outcome, events: list[str]
+) -> None:
+    locker = ScriptedLocker(answers_after=2)
+
+    async def work(tick: Tick) -> None:
+        await trio.sleep(5)
+
+    subject = service(work, locker)
+
+    async def main() -> None:
+        with trio.move_on_after(cancelled_at) as scope:
+            await subject.tick()
+        assert scope.cancelled_caught
+        assert trio.current_time() == cancelled_at
+
+    virtually(main)
+    assert subject.health().last_outcome is outcome
+    assert subject.health().state is HealthState.STARTING
+    assert locker.names == events
+
+
+def test_a_cancelled_tick_whose_work_raises_is_cancelled_and_one_that_returns_is_a_success() -> None:
+    async def raises(tick: Tick) -> None:
+        try:
+            await trio.sleep(5)
+        finally:
+            raise ValueError("in clean-up")
+
+    async def returns(tick: Tick) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(5)
+
+    for work, outcome in ((raises, Outcome.CANCELLED), (returns, Outcome.SUCCESS)):
+        subject = service(work)
+
+        async def main(subject: Any = subject) -> None:
+            with trio.move_on_after(1):
+                await subject.tick()
+
+        virtually(main)
+        assert subject.health().last_outcome is outcome
+
+
+@pytest.mark.parametrize("checkpoint", range(1, 12))
+@pytest.mark.parametrize("running", [False, True])
+def test_cancelled_at_any_checkpoint_a_tick_leaves_no_lock_and_one_report(checkpoint: int, running: bool) -> None:
+    """Count the checkpoints of Trio's scheduler rather than seconds, so that none between two awaits is left out."""
+    locker = MemoryLocker()
+    began: list[int] = []
+    ended: list[int] = []
+
+    async def work(tick: Tick) -> None:
+        began.append(tick.number)
+        try:
+            for _ in range(3):
+                await trio.lowlevel.checkpoint()
+        finally:
+            ended.append(tick.number)
+
+    subject = service(work, locker, cadence="replica")
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            if running:
+                await nursery.start(subject.run)
+            with trio.CancelScope() as scope:
+                nursery.start_soon(cancel_after, scope)
+                await subject.tick()
+            assert began == ended
+            # The lock is free: the next tick gets it.
+            assert (await subject.tick()).outcome is Outcome.SUCCESS
+            nursery.cancel_scope.cancel()
+
+    async def cancel_after(scope: trio.CancelScope) -> None:
+        for _ in range(checkpoint):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    virtually(main)
+
+
+# Observers never break the work.
+
+
+def test_on_error_takes_the_place_of_the_error_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    heard: list[BaseException] = []
+    error = OSError("disk full")
+
+    async def work(tick: Tick) -> None:
+        raise error
+
+    tick_of(work, on_error=heard.append)
+    assert heard == [error]
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "script", "kind"),
+    [
+        ({"tick_timeout": 1}, {}, trio.TooSlowError),
+        ({}, {"loses_after": 1}, LockLostError),
+        ({}, {"refuses": OSError("bug")}, OSError),
+        ({"should_run": lambda: 1 // 0}, {}, ZeroDivisionError),
+    ],
+)
+def test_on_error_hears_every_outcome_that_is_an_error(
+    fields: dict[str, Any], script: dict[str, Any], kind: type[BaseException]
+) -> None:
+    heard: list[BaseException] = []
+
+    async def work(tick: Tick) -> None:
+        await trio.sleep(5)
+
+    assert tick_of(work, ScriptedLocker(**script), on_error=heard.append, **fields).outcome.result == "error"
+    assert [type(error) for error in heard] == [kind]
+
+
+@pytest.mark.parametrize(
+    ("fields", "script"),
+    [
+        ({"should_run": lambda: False}, {}),
+        ({}, {"busy": True}),
+        ({}, {"refuses": DatabaseUnavailableError("away")}),
+        ({}, {}),
+    ],
+)
+def test_on_error_does_not_hear_of_skips_and_successes(fields: dict[str, Any], script: dict[str, Any]) -> None:
+    heard: list[BaseException] = []
+    tick_of(nothing, ScriptedLocker(**script), on_error=heard.append, **fields)
+    assert heard == []
+
+
+async def _async_hook(error: BaseException) -> None:
+    """The wrong colour."""
+
+
+@pytest.mark.parametrize("hook", [lambda error: 1 // 0, lambda error: _async_hook(error)])
+def test_a_hook_that_raises_is_logged_and_breaks_nothing(hook: Any, caplog: pytest.LogCaptureFixture) -> None:
+    locker = ScriptedLocker()
+
+    async def work(tick: Tick) -> None:
+        raise OSError
+
+    assert tick_of(work, locker, on_error=hook).outcome is Outcome.FAILED
+    assert locker.names == ["locked", "unlocked"]
+    assert [record.message for record in caplog.records] == ["on_error raised"]
+
+
+def test_a_logger_that_raises_is_reported_and_breaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    class Broken(logging.LoggerAdapter[logging.Logger]):
+        def process(self, msg: Any, kwargs: Any) -> Any:
+            raise OSError("log collector away")
+
+    locker = ScriptedLocker()
+    assert tick_of(nothing, locker, log=Broken(logging.getLogger("broken"), {})).outcome is Outcome.SUCCESS
+    assert locker.names == ["locked", "unlocked"]
+    assert "raised" in caplog.records[0].message
+
+
+# Logs.
+
+
+def test_a_failure_is_logged_once_with_its_traceback_and_its_request_id(caplog: pytest.LogCaptureFixture) -> None:
+    error = OSError("disk full")
+
+    async def work(tick: Tick) -> None:
+        raise error
+
+    report = tick_of(work)
+    [record] = caplog.records
+    assert (record.levelname, record.message) == ("ERROR", "pass failed")
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+    fields = vars(record)
+    assert fields["request_id"] == report.request_id
+    assert fields["component"] == fields["service"] == "sweep"
+    assert fields["outcome"] == "failed"
+
+
+def test_an_outage_is_warned_of_once_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    locker = ScriptedLocker(refuses=DatabaseUnavailableError("away"))
+    subject = service(nothing, locker)
+
+    async def main() -> None:
+        for _ in range(3):
+            await subject.tick()
+        locker.refuses = None
+        await subject.tick()
+        locker.refuses = DatabaseUnavailableError("away again")
+        await subject.tick()
+
+    virtually(main)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "away" in str(caplog.records[0].exc_info)

@@ -1,0 +1,795 @@
+"""The loop of a service under virtual time: slots, holds, startup, forced ticks, drains. Times are exact."""
+
+from __future__ import annotations
+
+import random
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted import ScriptedLocker, run_for, service, virtually
+
+from tickrunner_trio import (
+    Config,
+    DatabaseUnavailableError,
+    HealthState,
+    LockLostError,
+    MemoryLocker,
+    Outcome,
+    Service,
+    Tick,
+    TickReport,
+    request_id,
+)
+
+
+@pytest.fixture
+def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slot 0 at the entry of `run`; a failure is not held at all."""
+    monkeypatch.setattr(random, "random", lambda: 0.0)
+
+
+@pytest.fixture
+def half_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slot 0 at a quarter of the interval of 10 s: 2.5 s; a failure is held for 1.25 s."""
+    monkeypatch.setattr(random, "random", lambda: 0.5)
+
+
+class Diary:
+    """Work that takes the given seconds, run by run (the last figure for all further runs), and writes down when."""
+
+    def __init__(self, *seconds: float | BaseException) -> None:
+        self.seconds = list(seconds) or [0.0]
+        self.starts: list[float] = []
+        self.ends: list[float] = []
+        self.ticks: list[Tick] = []
+
+    async def __call__(self, tick: Tick) -> None:
+        self.ticks.append(tick)
+        self.starts.append(trio.current_time())
+        takes = self.seconds.pop(0) if len(self.seconds) > 1 else self.seconds[0]
+        if isinstance(takes, BaseException):
+            raise takes
+        await trio.sleep(takes)
+        self.ends.append(trio.current_time())
+
+    def late_by(self) -> list[float]:
+        return [(tick.started_at - tick.scheduled_at).total_seconds() for tick in self.ticks]
+
+
+async def nothing(tick: Tick) -> None:
+    """Work that is done at once."""
+
+
+def outcomes_of(subject: Service) -> list[tuple[Outcome, float]]:
+    """Write down each outcome as health hears it, with the time."""
+    heard: list[tuple[Outcome, float]] = []
+    publish = subject._publish
+
+    def note(report: TickReport, judged_at: Any) -> None:
+        heard.append((report.outcome, trio.current_time()))
+        publish(report, judged_at)
+
+    subject._publish = note  # type: ignore[method-assign]
+    return heard
+
+
+# Schedule.
+
+
+@given(interval=st.floats(0.001, 1e6), seed=st.integers())
+def test_the_first_tick_comes_at_a_jitter_below_half_the_interval_and_below_a_minute(
+    interval: float, seed: int
+) -> None:
+    random.seed(seed)
+    work = Diary()
+    virtually(run_for, min(interval / 2, 60) * 1.001, service(work, interval=interval))
+    assert len(work.starts) == 1
+    assert 0 <= work.starts[0] < min(interval / 2, 60)
+
+
+@pytest.mark.usefixtures("half_jitter")
+def test_ticks_come_once_an_interval_without_drift() -> None:
+    work = Diary(1.7)
+    virtually(run_for, 100, service(work))
+    assert work.starts == [2.5 + 10 * k for k in range(10)]
+    assert work.late_by() == [0.0] * 10
+    assert [tick.number for tick in work.ticks] == list(range(1, 11))
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_an_overrun_is_followed_at_once_by_one_tick_for_the_latest_slot_passed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Slot 0 takes until 35; slots 1 and 2 are missed, slot 3 is caught up at 35. Its hold ends at 44, so slot 4 at 40
+    # is missed as well, and slot 5 comes in time.
+    work = Diary(35, 1)
+    virtually(run_for, 55, service(work))
+    assert work.starts == [0, 35, 50]
+    assert work.late_by() == [0, 5, 0]
+    assert [vars(record)["missed"] for record in caplog.records if "missed" in record.message] == [2]
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_with_the_cadence_replica_an_overrun_loses_no_later_slot() -> None:
+    work = Diary(35, 1)
+    virtually(run_for, 55, service(work, cadence="replica"))
+    assert work.starts == [0, 35, 40, 50]
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_a_service_that_always_overruns_ticks_back_to_back_and_never_in_a_burst() -> None:
+    work = Diary(15)
+    virtually(run_for, 61, service(work))
+    assert work.starts == [0, 15, 30, 45, 60]
+    assert work.late_by() == [0, 5, 0, 5, 0]
+
+
+# Cadence and holds.
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_after_a_success_the_lock_is_held_until_nine_tenths_of_the_interval_from_the_start() -> None:
+    locker = ScriptedLocker(answers_after=0.5)
+    virtually(run_for, 10, service(Diary(2), locker))
+    assert locker.events == [("locked", 0.5), ("unlocked", 9.5)]
+
+
+@pytest.mark.usefixtures("half_jitter")
+@pytest.mark.parametrize(
+    ("error", "held_for"), [(OSError(), 1.25), (DatabaseUnavailableError(), 1.25), (LockLostError("own"), 1.25)]
+)
+def test_after_a_failure_the_lock_is_held_until_a_random_point_of_the_first_quarter(
+    error: Exception, held_for: float
+) -> None:
+    locker = ScriptedLocker()
+    virtually(run_for, 10, service(Diary(error), locker))
+    assert locker.events == [("locked", 2.5), ("unlocked", 2.5 + held_for)]
+
+
+@pytest.mark.usefixtures("half_jitter")
+def test_work_that_took_longer_than_its_hold_lets_the_lock_go_at_once() -> None:
+    locker = ScriptedLocker()
+    virtually(run_for, 12.2, service(Diary(9.5), locker))
+    assert locker.events == [("locked", 2.5), ("unlocked", 12.0)]
+
+
+@pytest.mark.usefixtures("half_jitter")
+@pytest.mark.parametrize("work", [Diary(1), Diary(OSError())])
+def test_with_the_cadence_replica_the_lock_is_held_only_while_the_work_runs(work: Diary) -> None:
+    locker = ScriptedLocker()
+    virtually(run_for, 12, service(work, locker, cadence="replica"))
+    assert locker.events == [("locked", 2.5), ("unlocked", work.ends[0] if work.ends else 2.5)]
+
+
+@given(seed=st.integers(), replicas=st.integers(2, 6), takes=st.floats(0, 9))
+def test_over_all_replicas_two_successes_start_nine_tenths_of_the_interval_apart(
+    seed: int, replicas: int, takes: float
+) -> None:
+    random.seed(seed)
+    locker, work = MemoryLocker(), Diary(takes)
+    virtually(run_for, 300, *(service(work, locker) for _ in range(replicas)))
+    gaps = [after - before for before, after in zip(work.starts, work.starts[1:], strict=False)]
+    assert min(gaps) >= 9 - 1e-9
+    assert 28 <= len(work.starts) <= 34
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_a_failing_replica_does_not_starve_one_that_can_do_the_work() -> None:
+    locker, good = MemoryLocker(), Diary(0.1)
+    failing = service(Diary(OSError("broken here")), locker)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_for, 60, failing)
+            await trio.sleep(4)
+            await run_for(40, service(good, locker))
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert len(good.starts) >= 3
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_a_lock_lost_in_the_hold_is_logged_and_the_tick_stands(caplog: pytest.LogCaptureFixture) -> None:
+    work = Diary(1)
+    subject = service(work, ScriptedLocker(loses_after=5))
+    virtually(run_for, 15, subject)
+    assert work.starts == [0, 10]
+    assert subject.health().state is HealthState.OK
+    assert any("the tick stands" in record.message for record in caplog.records)
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_outside_of_the_work_there_is_no_request_id() -> None:
+    seen: list[str | None] = []
+
+    class Watching(ScriptedLocker):
+        def note(self, event: str) -> None:
+            seen.append(request_id())
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service(nothing, Watching()).run)
+            await trio.sleep(5)
+            assert request_id() is None
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert [bool(seen_id) for seen_id in seen] == [True, True]
+
+
+# Startup.
+
+
+@pytest.mark.usefixtures("half_jitter")
+def test_startup_runs_at_the_entry_is_the_intervals_run_and_holds() -> None:
+    locker, startup, work = ScriptedLocker(), Diary(1), Diary(0)
+    virtually(run_for, 25, service(work, locker, startup=startup))
+    assert startup.starts == [0]
+    assert work.starts == [10, 20]
+    assert locker.events[:2] == [("locked", 0), ("unlocked", 9)]
+
+
+@pytest.mark.usefixtures("half_jitter")
+def test_startup_that_finds_the_lock_busy_is_done_and_the_jittered_slots_follow() -> None:
+    locker, startup, work = ScriptedLocker(busy=True), Diary(), Diary()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service(work, locker, startup=startup).run)
+            await trio.sleep(1)
+            locker.busy = False
+            await trio.sleep(22)
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert startup.starts == []
+    assert work.starts == [2.5, 12.5, 22.5]
+
+
+@pytest.mark.usefixtures("half_jitter")
+def test_with_the_cadence_replica_a_busy_startup_is_tried_again_and_a_success_shifts_no_slot() -> None:
+    locker, startup, work = ScriptedLocker(busy=True), Diary(), Diary()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service(work, locker, startup=startup, cadence="replica").run)
+            await trio.sleep(1)
+            locker.busy = False
+            await trio.sleep(22)
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert startup.starts == [2.5]
+    assert work.starts == [12.5, 22.5]
+
+
+@pytest.mark.usefixtures("half_jitter")
+@pytest.mark.parametrize(
+    "script", [{"refuses": DatabaseUnavailableError("away")}, {"refuses": OSError("bug")}, {"loses_after": 0.5}]
+)
+def test_startup_that_did_not_run_is_tried_again_in_place_of_each_slot(script: dict[str, Any]) -> None:
+    locker, startup, work = ScriptedLocker(**script), Diary(1), Diary(1)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service(work, locker, startup=startup).run)
+            await trio.sleep(5)
+            locker.refuses, locker.loses_after = None, float("inf")
+            await trio.sleep(30)
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert startup.ends == [13.5]
+    assert work.starts == [22.5, 32.5]
+
+
+@pytest.mark.usefixtures("half_jitter")
+def test_startup_that_fails_is_tried_again_until_it_succeeds() -> None:
+    startup, work = Diary(OSError("1"), OSError("2"), 0), Diary()
+    virtually(run_for, 33, service(work, startup=startup))
+    assert startup.starts == [0, 2.5, 12.5]
+    assert work.starts == [22.5, 32.5]
+
+
+def test_started_comes_before_startup_and_before_the_first_lock() -> None:
+    locker, startup = ScriptedLocker(), Diary(5)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service(nothing, locker, startup=startup).run)
+            assert locker.events == []
+            assert startup.starts == []
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+
+
+# Forced ticks.
+
+
+@pytest.mark.usefixtures("half_jitter")
+def test_a_forced_tick_shifts_no_schedule_and_lets_its_lock_go_at_once() -> None:
+    locker, work = ScriptedLocker(), Diary(0.5)
+    subject = service(work, locker)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            await trio.sleep(1)
+            report = await subject.tick()
+            assert report.forced
+            assert report.outcome is Outcome.SUCCESS
+            await trio.sleep(12)
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert work.starts == [1, 2.5, 12.5]
+    assert [tick.forced for tick in work.ticks] == [True, False, False]
+    assert locker.events[:4] == [("locked", 1), ("unlocked", 1.5), ("locked", 2.5), ("unlocked", 11.5)]
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_a_forced_tick_in_the_hold_runs_under_the_same_lock_and_moves_its_end_not_at_all() -> None:
+    locker, work = ScriptedLocker(), Diary(1)
+    subject = service(work, locker)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            await trio.sleep(5)
+            report = await subject.tick()
+            assert (report.outcome, report.epoch, report.duration) == (Outcome.SUCCESS, 7, 1)
+            assert trio.current_time() == 6
+            await trio.sleep(9)
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert work.starts == [0, 5, 10]
+    assert locker.events == [("locked", 0), ("unlocked", 9), ("locked", 10), ("unlocked", 15)]
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_forced_ticks_queue_behind_the_tick_in_flight_and_behind_each_other() -> None:
+    work = Diary(2)
+    subject = service(work)
+    reports: list[TickReport] = []
+
+    async def force() -> None:
+        reports.append(await subject.tick())
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            await trio.sleep(1)
+            nursery.start_soon(force)
+            nursery.start_soon(force)
+            await trio.sleep(8)
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert work.starts == [0, 2, 4]
+    assert [report.lateness for report in reports] == [1, 3]
+
+
+@pytest.mark.usefixtures("no_jitter")
+@pytest.mark.parametrize("forced_at", [0.5, 5])
+def test_cancelling_the_caller_cancels_its_tick_and_nothing_else(forced_at: float) -> None:
+    """Forced in the hold, and behind a tick that overruns, where it takes the lock itself."""
+    locker = ScriptedLocker()
+    work = Diary(1, 60, 1)
+    subject = service(work, locker, cadence="cluster" if forced_at == 5 else "replica")
+    heard = outcomes_of(subject)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            await trio.sleep(forced_at)
+            with trio.move_on_after(2) as scope:
+                await subject.tick()
+            assert scope.cancelled_caught
+            assert trio.current_time() == forced_at + 2
+            await trio.sleep(9)
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert [outcome for outcome, _ in heard] == [Outcome.SUCCESS, Outcome.CANCELLED, Outcome.SUCCESS]
+    assert work.starts == [0, max(forced_at, 1), 10]
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_cancelling_a_caller_in_the_queue_drops_its_tick() -> None:
+    work = Diary(5)
+    subject = service(work, cadence="replica")
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            await trio.sleep(0.5)
+            with trio.move_on_after(1):
+                await subject.tick()
+            assert trio.current_time() == 1.5
+            await trio.sleep(7)
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert work.starts == [0]
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_a_cancelled_caller_waits_until_its_work_has_stopped() -> None:
+    stopped: list[float] = []
+
+    async def work(tick: Tick) -> None:
+        if not tick.forced:
+            return
+        try:
+            await trio.sleep(60)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(3)
+            stopped.append(trio.current_time())
+
+    subject = service(work)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            await trio.sleep(1)
+            with trio.move_on_after(1):
+                await subject.tick()
+            assert stopped == [trio.current_time()] == [5]
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+
+
+@pytest.mark.usefixtures("no_jitter")
+@pytest.mark.parametrize("cancelled_at", [1, 3])
+def test_a_forced_tick_is_answered_also_when_run_is_cancelled_under_it(cancelled_at: float) -> None:
+    """Queued behind the work in flight, and while its own work runs."""
+    subject = service(Diary(2))
+    reports: list[TickReport] = []
+
+    async def force() -> None:
+        await trio.sleep(0.5)
+        reports.append(await subject.tick())
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(force)
+            await run_for(cancelled_at, subject)
+
+    virtually(main)
+    assert [report.outcome for report in reports] == [Outcome.CANCELLED]
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_a_forced_tick_is_answered_also_when_its_work_ends_run() -> None:
+    class Goodbye(BaseException):
+        pass
+
+    async def work(tick: Tick) -> None:
+        if tick.forced:
+            raise Goodbye
+
+    subject = service(work)
+    reports: list[TickReport] = []
+
+    async def force() -> None:
+        await trio.sleep(0.5)
+        reports.append(await subject.tick())
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(force)
+            with pytest.raises(Goodbye):
+                await subject.run()
+
+    virtually(main)
+    assert [report.outcome for report in reports] == [Outcome.FAILED]
+
+
+def test_without_run_two_forced_ticks_at_once_exclude_each_other() -> None:
+    subject = service(Diary(1), MemoryLocker())
+    outcomes: list[Outcome] = []
+
+    async def force() -> None:
+        outcomes.append((await subject.tick()).outcome)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(force)
+            nursery.start_soon(force)
+
+    virtually(main)
+    assert sorted(outcomes) == [Outcome.BUSY, Outcome.SUCCESS]
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_work_that_awaits_a_tick_of_its_own_service_is_told_so_instead_of_hanging() -> None:
+    async def work(tick: Tick) -> None:
+        await subject.tick()
+
+    subject = service(work)
+    virtually(run_for, 1, subject)
+    assert "RuntimeError" in subject.health().last_error
+    assert "its own service" in subject.health().last_error
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_forced_ticks_without_end_do_not_starve_the_slots() -> None:
+    work = Diary(1)
+    subject = service(work, cadence="replica")
+
+    async def force() -> None:
+        while True:
+            await subject.tick()
+
+    async def main() -> None:
+        with trio.move_on_after(50.5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(force)
+                nursery.start_soon(force)
+                nursery.start_soon(subject.run)
+
+    virtually(main)
+    scheduled = [tick for tick in work.ticks if not tick.forced]
+    assert len(scheduled) == 6
+
+
+# Drain.
+
+
+@pytest.mark.usefixtures("no_jitter")
+@pytest.mark.parametrize(
+    ("drained_at", "ended_at", "runs"),
+    [
+        (0.25, 0.25, 0),  # while the lock is tried: dropped
+        (2, 3.5, 1),  # while the work runs: it finishes
+        (7, 7, 1),  # in the hold: it ends
+        (9.75, 9.75, 1),  # between hold and slot
+    ],
+)
+def test_a_drain_lets_work_in_flight_finish_and_nothing_else(drained_at: float, ended_at: float, runs: int) -> None:
+    locker, work = ScriptedLocker(answers_after=0.5), Diary(3)
+    subject = service(work, locker)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subject.run)
+            await trio.sleep(drained_at)
+            subject.drain()
+            subject.drain()
+        assert trio.current_time() == ended_at
+
+    virtually(main)
+    assert len(work.ends) == runs
+    assert not locker.held
+    assert subject.health().last_outcome is (Outcome.SUCCESS if runs else Outcome.CANCELLED)
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_a_drain_answers_queued_forced_ticks_with_cancelled() -> None:
+    work = Diary(3)
+    subject = service(work)
+    reports: list[TickReport] = []
+
+    async def force() -> None:
+        reports.append(await subject.tick())
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subject.run)
+            await trio.sleep(1)
+            nursery.start_soon(force)
+            await trio.sleep(1)
+            subject.drain()
+
+    virtually(main)
+    assert work.starts == [0]
+    assert [report.outcome for report in reports] == [Outcome.CANCELLED]
+
+
+def test_a_drain_from_the_gate_stops_the_very_tick() -> None:
+    def gate() -> bool:
+        subject.drain()
+        return True
+
+    work = Diary()
+    subject = service(work, should_run=gate)
+
+    async def main() -> None:
+        await subject.run()
+
+    virtually(main)
+    assert work.starts == []
+    assert subject.health().last_outcome is Outcome.CANCELLED
+
+
+def test_a_drained_service_never_works_again() -> None:
+    work = Diary()
+    subject = service(work, startup=work)
+
+    async def main() -> None:
+        subject.drain()
+        await subject.run()
+        assert (await subject.tick()).outcome is Outcome.CANCELLED
+
+    virtually(main)
+    assert work.starts == []
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_a_forced_tick_without_run_is_dropped_by_a_drain_before_its_work() -> None:
+    subject = service(Diary(), ScriptedLocker(answers_after=5))
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def force() -> None:
+                assert (await subject.tick()).outcome is Outcome.CANCELLED
+                assert trio.current_time() == 1
+
+            nursery.start_soon(force)
+            await trio.sleep(1)
+            subject.drain()
+
+    virtually(main)
+
+
+# Errors never end the service; other things pass.
+
+
+@pytest.mark.usefixtures("no_jitter")
+@pytest.mark.parametrize("error", [OSError("x"), ExceptionGroup("two", [OSError(), ValueError()]), LockLostError("own")])
+def test_an_exception_of_the_work_never_ends_the_service(error: Exception) -> None:
+    subject = service(Diary(error))
+    virtually(run_for, 35, subject)
+    assert subject.health().consecutive_failures == 4
+    assert subject.health().state is HealthState.FAILING
+
+
+@pytest.mark.usefixtures("no_jitter")
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_program_ends_run_unwrapped_with_the_lock_let_go(kind: type[BaseException]) -> None:
+    locker, error = ScriptedLocker(), kind("now")
+    with pytest.raises(kind) as caught:
+        virtually(service(Diary(error), locker).run)
+    assert caught.value is error
+    assert locker.names == ["locked", "unlocked"]
+
+
+@given(cancelled_at=st.floats(0, 40), cadence=st.sampled_from(["cluster", "replica"]), fails=st.booleans())
+def test_run_cancelled_at_any_time_leaves_no_lock(cancelled_at: float, cadence: Any, fails: bool) -> None:
+    locker = ScriptedLocker(answers_after=0.5)
+    work = Diary(OSError()) if fails else Diary(3)
+    virtually(run_for, cancelled_at, service(work, locker, cadence=cadence, startup=work))
+    assert not locker.held
+    assert locker.names == ["locked", "unlocked"] * (len(locker.names) // 2)
+
+
+def test_two_tasks_cannot_run_one_service() -> None:
+    async def main() -> None:
+        subject = service(nothing)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            with pytest.raises(trio.BusyResourceError, match="sweep"):
+                await subject.run()
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+
+
+def test_a_service_can_be_run_again_after_it_was_cancelled() -> None:
+    work = Diary()
+    subject = service(work)
+
+    async def main() -> None:
+        await run_for(6, subject)
+        await run_for(6, subject)
+
+    virtually(main)
+    assert len(work.starts) == 2
+
+
+def test_a_service_wants_a_config() -> None:
+    with pytest.raises(TypeError, match="config must be a Config, got 'sweep'"):
+        Service("sweep")  # type: ignore[arg-type]
+
+
+def test_the_properties_say_what_the_config_says() -> None:
+    config = Config(name="rebalance", interval=5, locker=MemoryLocker(), work=nothing)
+    subject = Service(config)
+    assert (subject.name, subject.interval, subject.config) == ("rebalance", 5, config)
+    assert subject.lock_id == -3371678497705346647
+    assert "rebalance" in repr(subject)
+    assert service(nothing, lock_id=0).lock_id == 0
+    for field in ("name", "interval", "lock_id", "config"):
+        with pytest.raises(AttributeError):
+            setattr(subject, field, None)
+
+
+# Health.
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_health_is_stalled_when_no_outcome_came_for_four_intervals_and_the_timeout() -> None:
+    subject = service(Diary(1, 1000), tick_timeout=100)
+
+    async def main() -> None:
+        assert subject.health().state is HealthState.STARTING
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            await trio.sleep(5)
+            assert subject.health().state is HealthState.OK
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+
+    async def blocked() -> None:
+        async with trio.open_nursery() as nursery:
+            stuck = service(Diary(1000), name="stuck")
+            timed = service(Diary(1000), name="timed", tick_timeout=50)
+            late = service(nothing, ScriptedLocker(answers_after=1000), name="late")
+            for each in (stuck, timed, late):
+                await nursery.start(each.run)
+            await trio.sleep(39.9)
+            assert {each.health().state for each in (stuck, timed, late)} == {HealthState.STARTING}
+            await trio.sleep(0.2)
+            assert stuck.health().state is HealthState.STALLED
+            assert late.health().state is HealthState.STALLED
+            assert timed.health().state is HealthState.STARTING
+            await trio.sleep(49)
+            assert timed.health().state is HealthState.FAILING
+            nursery.cancel_scope.cancel()
+        assert stuck.health().state is HealthState.STARTING, "nobody runs it now, so it is not late"
+
+    virtually(blocked)
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_skips_of_every_kind_keep_a_service_from_being_stalled() -> None:
+    subject = service(nothing, ScriptedLocker(busy=True))
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            await trio.sleep(500)
+            assert subject.health().state is HealthState.STANDBY
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+
+
+def test_health_is_read_from_any_thread_also_when_it_is_stalled() -> None:
+    subject = service(Diary(1000), interval=0.001)
+    states: list[HealthState] = []
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            await trio.sleep(0.05)
+            thread = threading.Thread(target=lambda: states.append(subject.health().state))
+            thread.start()
+            await trio.to_thread.run_sync(thread.join)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert states == [HealthState.STALLED]
+
+
+# Time.
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_reports_under_a_virtual_clock_show_virtual_hours() -> None:
+    work = Diary()
+    virtually(run_for, 3600 * 5 + 1, service(work, interval=3600), service(work, name="other", interval=3600))
+    assert work.ticks[-1].started_at - work.ticks[0].started_at == timedelta(hours=5)
+    assert len({tick.started_at for tick in work.ticks}) == 6, "services of one run share one offset"

@@ -1,0 +1,291 @@
+"""One tick on its way from the gate to its report: what a `Service` does at each slot and for each forced tick.
+
+::
+
+    gate ---> try the lock ---> run the work in its scope ---> judge ---> report ---> [hold] ---> unlock
+      |             |                                                       ^
+      +-------------+---------------- the work did not run -----------------+
+
+Invariants:
+
+1. An attempt gets exactly one report, also when it is cancelled, when the locker raises, or when the work raises what
+   ends the program.
+2. The work runs at most once and is judged before the lock is let go; what the locker raises after that is logged and
+   changes nothing.
+3. No `Exception` leaves an attempt. What does leave it has passed through the locker before, so the lock is free.
+4. An attempt can be dropped until its work begins; from then on a drain leaves it alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from ._audit import log_safely, new_request_id, request_id_set_to
+from ._errors import DatabaseUnavailableError, LockLostError
+from ._outcome import Outcome, Tick, TickReport, judge
+from ._utc import utc_at, utc_offset
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+    from ._config import Config, Logger
+    from .abc import Lease
+
+
+class Attempt:
+    """One tick; made when it is known, run once, or dropped.
+
+    Args:
+        config: of the service.
+        lock_id: the lock under which the work runs.
+        log: the logger of the service.
+        work: ``config.work`` or ``config.startup``.
+        number: counts the attempts of the service from 1.
+        scheduled_at: the slot, in seconds of Trio's clock.
+        forced: whether `Service.tick` asked for it.
+        publish: told the report and when it was judged; it must not raise.
+    """
+
+    __slots__ = (
+        "_approach",
+        "_begun",
+        "_config",
+        "_lock_id",
+        "_log",
+        "_number",
+        "_publish",
+        "_utc_offset",
+        "_work",
+        "forced",
+        "report",
+        "request_id",
+        "scheduled_at",
+        "started_at",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        lock_id: int,
+        log: Logger,
+        work: Callable[[Tick], Awaitable[None]],
+        number: int,
+        scheduled_at: float,
+        forced: bool,
+        publish: Callable[[TickReport, datetime], None],
+    ) -> None:
+        self._config = config
+        self._lock_id = lock_id
+        self._log = log
+        self._work = work
+        self._number = number
+        self._publish = publish
+        self._utc_offset = utc_offset()
+        self._approach = trio.CancelScope()
+        self._begun = False
+        self.request_id = new_request_id()
+        self.scheduled_at = scheduled_at
+        self.started_at = scheduled_at  #: Seconds of Trio's clock; set when the attempt begins, and when its work does.
+        self.forced = forced
+        self.report: TickReport | None = None  #: None until it is judged.
+
+    async def run(self, then: Callable[[Lease], Awaitable[None]]) -> None:
+        """Take the tick from the gate to its report, then await ``then`` under the lock if the work ran.
+
+        Cancellation handling: reported as CANCELLED, unless the work had been judged before; passes through after the
+        lock has been let go.
+        """
+        with request_id_set_to(self.request_id):
+            if not self._gate_is_open():
+                return
+
+            async def under_lock(lease: Lease) -> None:
+                # A drain and the grant may come in the same moment.
+                if not self._approach.cancel_called:
+                    await self._work_under(lease)
+                    with request_id_set_to(None):
+                        await then(lease)
+
+            had: object = None
+            try:
+                with self._approach:
+                    had = await self._config.locker.with_advisory_lock(self._lock_id, under_lock)
+            except BaseException as error:
+                self._locker_raised(error)
+                if not isinstance(error, Exception):
+                    raise
+            if self.report is None:
+                self._work_did_not_run(had)
+
+    async def run_under(self, lease: Lease) -> None:
+        """Take the tick from the gate to its report under a lock that is held already."""
+        with request_id_set_to(self.request_id):
+            if not self._gate_is_open():
+                return
+            if self._approach.cancel_called:
+                self._report(Outcome.CANCELLED)
+            else:
+                await self._work_under(lease)
+
+    def drop(self) -> None:
+        """Cancel the attempt if its work has not begun; synchronous, and idempotent."""
+        if not self._begun:
+            self._approach.cancel()
+
+    def report_dropped(self) -> None:
+        """Report CANCELLED for an attempt that will not be run."""
+        self.started_at = max(self.scheduled_at, trio.current_time())
+        self._report(Outcome.CANCELLED)
+
+    def _gate_is_open(self) -> bool:
+        self.started_at = trio.current_time()
+        if self._config.should_run is None:
+            return True
+        try:
+            is_open = bool(call_plain("should_run", self._config.should_run))
+        except BaseException as error:
+            self._report(Outcome.FAILED, error)
+            if isinstance(error, Exception):
+                return False
+            raise
+        if not is_open:
+            self._report(Outcome.GATED)
+        return is_open
+
+    async def _work_under(self, lease: Lease) -> None:
+        """Run the work in its scope, judge and report it; raise of its errors only what ends more than the tick."""
+        if self._begun:
+            raise RuntimeError("the locker called fn twice: with_advisory_lock runs it at most once")
+        self._begun = True
+        config, epoch = self._config, lease.epoch
+        self.started_at = trio.current_time()
+        tick = Tick(
+            service=config.name,
+            lock_id=self._lock_id,
+            request_id=self.request_id,
+            number=self._number,
+            scheduled_at=utc_at(self.scheduled_at, self._utc_offset),
+            started_at=utc_at(self.started_at, self._utc_offset),
+            epoch=epoch,
+            forced=self.forced,
+            log=self._log,
+        )
+        timeout = math.inf if config.tick_timeout is None else config.tick_timeout
+        scope = trio.CancelScope(deadline=self.started_at + timeout)
+        error: BaseException | None = None
+        try:
+            with scope:
+                await self._work(tick)
+        except BaseException as raised:
+            error = raised
+        outcome = judge(lost=lease.lost, cancelled=_is_cancelled(), timed_out=scope.cancel_called, error=error)
+        self._report(outcome, self._error_for(outcome, error), epoch)
+        ends_more = _without_exceptions(error)
+        try:
+            if ends_more is not None:
+                raise ends_more
+        finally:
+            # An error that is kept by a frame which it went through keeps alive all that the frame refers to.
+            del error, ends_more
+
+    def _error_for(self, outcome: Outcome, error: BaseException | None) -> BaseException | None:
+        """Return what the report names as the error; what the work raised becomes its cause."""
+        named: BaseException
+        match outcome:
+            case Outcome.LOCK_LOST:
+                named = LockLostError(f"the lock {self._lock_id} of {self._config.name} was lost while its work ran")
+            case Outcome.TIMED_OUT:
+                named = trio.TooSlowError(
+                    f"the work of {self._config.name} took longer than tick_timeout={self._config.tick_timeout} seconds"
+                )
+            case _:
+                return error
+        if isinstance(error, Exception):
+            named.__cause__ = error
+        return named
+
+    def _locker_raised(self, error: BaseException) -> None:
+        """Report what came out of the locker, unless the work had been judged before."""
+        if self.report is not None:
+            if isinstance(error, Exception):
+                log_safely(
+                    self._log,
+                    logging.WARNING,
+                    "the lock was lost or not let go properly after the tick had been judged; the tick stands",
+                    exc_info=error,
+                )
+        elif isinstance(error, LockLostError):
+            self._report(Outcome.LOCK_LOST, error)
+        elif isinstance(error, DatabaseUnavailableError):
+            self._report(Outcome.UNAVAILABLE, error)
+        elif _is_cancelled():
+            self._report(Outcome.CANCELLED, error)
+        else:
+            self._report(Outcome.LOCKER_ERROR, error)
+
+    def _work_did_not_run(self, had: object) -> None:
+        if had is False:
+            self._report(Outcome.BUSY)
+        elif self._approach.cancel_called:
+            self._report(Outcome.CANCELLED)
+        else:
+            self._report(
+                Outcome.LOCKER_ERROR,
+                RuntimeError(f"with_advisory_lock returned {had!r} and had not run fn: it must return False then"),
+            )
+
+    def _report(self, outcome: Outcome, error: BaseException | None = None, epoch: int | None = None) -> None:
+        judged_at = trio.current_time()
+        self.report = TickReport(
+            service=self._config.name,
+            number=self._number,
+            request_id=self.request_id,
+            outcome=outcome,
+            error=error,
+            scheduled_at=utc_at(self.scheduled_at, self._utc_offset),
+            started_at=utc_at(self.started_at, self._utc_offset),
+            duration=judged_at - self.started_at,
+            lateness=max(0.0, self.started_at - self.scheduled_at),
+            epoch=epoch,
+            forced=self.forced,
+        )
+        self._publish(self.report, utc_at(judged_at, self._utc_offset))
+
+
+def _is_cancelled() -> bool:
+    """Whether a scope around this code is cancelled, or its deadline has passed and Trio is about to notice."""
+    return trio.current_effective_deadline() <= trio.current_time()
+
+
+def _without_exceptions(error: BaseException | None) -> BaseException | None:
+    """Return what of the work's error ends more than the tick: cancellation, KeyboardInterrupt, SystemExit.
+
+    Each `Exception` is taken out of a group that mixes the two kinds: it has been reported, and must not end the service
+    when the scope that is cancelled has caught its own part.
+    """
+    if error is None or isinstance(error, Exception):
+        return None
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Exception)[1]
+    return error
+
+
+def call_plain(field: str, function: Callable[..., object], *args: object) -> object:
+    """Call a hook of the user's and return its answer.
+
+    Raises:
+        TypeError: the answer is an awaitable: an async function in disguise, whose answer nobody would await.
+    """
+    answer = function(*args)
+    if inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()  # or Python warns that it was never awaited
+        raise TypeError(f"{field} must be a plain function, got {function!r}, which returned {answer!r}: use 'def'")
+    return answer

@@ -1,0 +1,108 @@
+"""Who did this: the request id of the tick that is under way, and loggers whose records carry it.
+
+The id lives in a context variable, which nurseries, ``trio.to_thread`` and ``asyncio.to_thread`` copy into the tasks
+and threads that they start; a bare executor does not. A task that a tick starts in a nursery that outlives it keeps
+the id, which is what its log lines should say.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, MutableMapping
+
+    from ._config import Logger
+
+_log = logging.getLogger("tickrunner_trio")
+
+_request_id: ContextVar[str | None] = ContextVar("tickrunner_trio.request_id", default=None)
+
+
+def request_id() -> str | None:
+    """Return the id of the tick under which this code runs, 32 hex digits; None outside of a tick."""
+    return _request_id.get()
+
+
+def new_request_id() -> str:
+    """Return a fresh id: 32 hex digits, as long as a trace id."""
+    return secrets.token_hex(16)
+
+
+@contextmanager
+def request_id_set_to(value: str | None) -> Iterator[None]:
+    """Let `request_id` return ``value`` within the block."""
+    token = _request_id.set(value)
+    try:
+        yield
+    finally:
+        _request_id.reset(token)
+
+
+class _ComponentLogger(logging.LoggerAdapter[logging.Logger]):
+    """Adds the component and the request id to each record, beside the caller's ``extra``, which wins."""
+
+    def __init__(self, logger: logging.Logger, slug: str) -> None:
+        super().__init__(logger, {"component": slug})
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), "request_id": request_id(), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+
+def component_logger(slug: str) -> logging.LoggerAdapter[logging.Logger]:
+    """Return a logger whose records carry ``component`` and ``request_id``, merged with the caller's ``extra``.
+
+    The records go to the logger ``tickrunner_trio.component.<slug>``; handlers and levels are the application's.
+
+    Args:
+        slug: what does the logging, in snake_case; for a service, its name.
+
+    Raises:
+        TypeError: ``slug`` is not a str.
+        ValueError: ``slug`` is empty.
+    """
+    if not isinstance(slug, str):
+        raise TypeError(f"slug must be a str, got {slug!r}")
+    if not slug:
+        raise ValueError("slug must not be empty, got '': use the name of the service")
+    return _ComponentLogger(logging.getLogger(f"tickrunner_trio.component.{slug}"), slug)
+
+
+class TickContextFilter(logging.Filter):
+    """Gives ``component`` and ``request_id`` to the records of any logger; put it on the handlers.
+
+    A filter on a handler sees the records of all loggers; one on a logger does not see those of its children. Records
+    that have the attributes keep them; on others ``component`` is the name of the logger.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not hasattr(record, "component"):
+            record.component = record.name
+        if not hasattr(record, "request_id"):
+            record.request_id = request_id()
+        return True
+
+
+def log_safely(
+    log: Logger,
+    level: int,
+    message: str,
+    *args: object,
+    extra: Mapping[str, object] | None = None,
+    exc_info: BaseException | None = None,
+) -> None:
+    """Log to a logger of the application's; one that raises is reported to the library's own and disturbs nobody.
+
+    Observers never break the work: a logger, an adapter or a filter may be anybody's code. (What a *handler* raises is
+    caught by `logging` itself.)
+    """
+    try:
+        log.log(level, message, *args, extra=extra, exc_info=exc_info)
+    except Exception:
+        with suppress(Exception):
+            _log.exception("the logger %r raised; its record was: %s", log, message)

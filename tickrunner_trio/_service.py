@@ -1,0 +1,368 @@
+"""One service on one replica: the loop that takes slots and forced ticks, one at a time, in one task.
+
+::
+
+                       slot                              success or failure, cadence "cluster"
+    run() -> [startup] -> WAITING ------> TICKING ------------------------------> HOLDING ------> WAITING
+                            |               ^  |                                    |    the hold's end
+                            | tick()        |  | else                               | tick()
+                            +---> FORCED ---+  +--> WAITING                         +---> FORCED, under the same lock
+
+    drain(): WAITING and HOLDING end; TICKING and FORCED are dropped if their work has not begun, else they end
+    by themselves; then run() returns.
+
+Invariants:
+
+1. While `run` is active all ticks of the service run in its task, so never two at once.
+2. A hold ends at its deadline, at a drain, or with the lock; a forced tick under it moves none of these.
+3. Each forced tick gets an answer: its report, or the error of its own cancelled caller.
+4. After a drain no work begins.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from ._attempt import Attempt, call_plain
+from ._audit import component_logger, log_safely
+from ._config import Config
+from ._health import HealthState, WorkerHealth
+from ._lock_ids import lock_id_for
+from ._outcome import Outcome
+from ._passes import MSG_PASS_FAILED
+from ._schedule import Schedule, hold_until, jitter, stalled_after
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from datetime import datetime
+
+    from ._outcome import Tick, TickReport
+    from .abc import Lease
+
+
+class Service:
+    """A periodic background service: runs ``config.work`` at each slot of a fixed-rate schedule, under its lock.
+
+    Args:
+        config: what the service is; validated when it was made.
+
+    Raises:
+        TypeError: ``config`` is not a `Config`.
+
+    One `Service` belongs to one Trio run. `health` may be called from any thread, everything else from Trio's.
+    """
+
+    def __init__(self, config: Config) -> None:
+        if not isinstance(config, Config):
+            raise TypeError(f"config must be a Config, got {config!r}: use Service(Config(name=..., ...))")
+        self._config = config
+        self._lock_id = lock_id_for(config.name) if config.lock_id is None else config.lock_id
+        self._log = component_logger(config.name) if config.log is None else config.log
+        self._health = WorkerHealth(config.name)
+        # The clock, and its time when `run` was entered or the last outcome came; one tuple, read in any thread.
+        self._heard: tuple[trio.abc.Clock, float] | None = None
+        self._number = 0
+        self._drained = False
+        self._run_task: trio.lowlevel.Task | None = None
+        self._requests: deque[_Request] = deque()
+        self._under_way: set[Attempt] = set()
+        self._loop = trio.lowlevel.ParkingLot()
+
+    @property
+    def config(self) -> Config:
+        """The configuration, as it was given."""
+        return self._config
+
+    @property
+    def name(self) -> str:
+        """The name of the service."""
+        return self._config.name
+
+    @property
+    def interval(self) -> float:
+        """Seconds from slot to slot."""
+        return self._config.interval
+
+    @property
+    def lock_id(self) -> int:
+        """The advisory lock under which the work runs: a signed 64-bit integer."""
+        return self._lock_id
+
+    def __repr__(self) -> str:
+        return f"<Service {self.name!r} every {self.interval} s, lock {self.lock_id}>"
+
+    def health(self) -> WorkerHealth:
+        """Return the health of the service on this replica. From any thread; it does not block.
+
+        The state is STALLED when `run` is under way and no outcome of any kind came for 4 x ``interval`` +
+        ``tick_timeout`` seconds, from the entry of `run` at first.
+        """
+        health, heard = self._health, self._heard
+        if heard is not None:
+            clock, heard_at = heard
+            if clock.current_time() - heard_at >= stalled_after(self.interval, self._config.tick_timeout):
+                return replace(health, state=HealthState.STALLED)
+        return health
+
+    def drain(self) -> None:
+        """Let `run` return as soon as the work in flight has finished; for good.
+
+        No new tick starts, a tick whose work has not begun is dropped (CANCELLED), and a hold ends. Synchronous and
+        idempotent; to be called in Trio's thread.
+        """
+        self._drained = True
+        for attempt in self._under_way:
+            attempt.drop()
+        self._loop.unpark_all()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the service until it is drained or cancelled.
+
+        ``task_status.started()`` comes before the startup pass and before the first lock. No `Exception` of the work,
+        the hooks or the locker ends it; each is an `Outcome`.
+
+        Raises:
+            trio.BusyResourceError: another task runs this service already.
+
+        Cancellation handling: the work is cancelled, its lock is let go when it has stopped, then the cancellation
+        passes through. How long that takes is up to the work, and to the bound of the locker's release.
+
+        Error handling: each error goes to ``config.on_error``, or to the service's logger at ERROR. KeyboardInterrupt,
+        SystemExit and their kin pass through as they are, in no group, after the lock was let go.
+        """
+        with self._being_run():
+            task_status.started()
+            await trio.lowlevel.checkpoint()
+            startup = self._config.startup
+            schedule = Schedule(trio.current_time() + jitter(self.interval, random.random), self.interval)
+            if startup is not None and not self._drained:
+                attempt = self._attempt(startup, trio.current_time())
+                await self._run_attempt(attempt, schedule)
+                if self._startup_is_done(attempt):
+                    startup = None
+                    if self._config.cadence == "cluster" and _outcome_of(attempt) is Outcome.SUCCESS:
+                        schedule = Schedule(attempt.started_at + self.interval, self.interval)
+            while await self._slot_or_request(schedule):
+                if self._requests:
+                    await self._serve(self._requests.popleft())
+                if schedule.next_at <= trio.current_time() and not self._drained:
+                    attempt = self._attempt(startup or self._config.work, self._take_slot(schedule))
+                    await self._run_attempt(attempt, schedule)
+                    if startup is not None and self._startup_is_done(attempt):
+                        startup = None
+
+    async def tick(self) -> TickReport:
+        """Run one tick now, whatever the schedule says, and return its report.
+
+        It goes through the gate and the lock like any other tick and shifts no schedule. While `run` is active, the
+        task of `run` executes it, after the tick in flight, and under the service's own hold if it has one; calls
+        queue. Without `run`, it runs in the caller's task, and lets the lock go at once. On a drained service, and
+        when the service is drained before the work has begun, the report says CANCELLED.
+
+        Raises:
+            RuntimeError: called by the work of this very service, in the task that would have to execute it.
+
+        Cancellation handling: the tick is cancelled with its caller, which waits until the work has stopped.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._run_task is trio.lowlevel.current_task():
+            raise RuntimeError(
+                f"the work of {self.name} awaits a tick of its own service, which would wait for that work for ever: "
+                "loop within the work instead"
+            )
+        attempt = self._attempt(self._config.work, trio.current_time(), forced=True)
+        if self._drained:
+            attempt.report_dropped()
+        elif self._run_task is None:
+            await self._run_attempt(attempt)
+        else:
+            await self._have_served(_Request(attempt))
+        return _report_of(attempt)
+
+    # What the loop does.
+
+    @contextmanager
+    def _being_run(self) -> Iterator[None]:
+        if self._run_task is not None:
+            raise trio.BusyResourceError(f"another task runs the service {self.name!r} already: run it once")
+        self._run_task = trio.lowlevel.current_task()
+        self._heard = (trio.lowlevel.current_clock(), trio.current_time())
+        crashed = False
+        try:
+            yield
+        except Exception:
+            crashed = True
+            raise
+        finally:
+            self._run_task = None
+            # A service that ended in order is not late; one that crashed is, until somebody runs it again.
+            if not crashed:
+                self._heard = None
+            while self._requests:
+                self._requests.popleft().answer_dropped()
+
+    async def _slot_or_request(self, schedule: Schedule) -> bool:
+        """Wait for the next slot or a forced tick; return False once the service is drained. Always a checkpoint."""
+        if self._requests or self._drained:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._sleep_until(schedule.next_at)
+        return not self._drained
+
+    async def _sleep_until(self, deadline: float) -> None:
+        """Sleep until the deadline, a forced tick or a drain. Always a checkpoint."""
+        with trio.move_on_at(deadline):
+            await self._loop.park()
+
+    def _take_slot(self, schedule: Schedule) -> float:
+        missed = schedule.missed
+        taken_at = schedule.take(trio.current_time())
+        if schedule.missed > missed:
+            log_safely(
+                self._log,
+                logging.WARNING,
+                "slots missed: ticks take longer than the interval",
+                extra={"missed": schedule.missed - missed},
+            )
+        return taken_at
+
+    async def _run_attempt(
+        self, attempt: Attempt, schedule: Schedule | None = None, lease: Lease | None = None
+    ) -> None:
+        """Run an attempt: under the lease if there is one, else under a lock of its own, held on to in a schedule."""
+
+        async def hold(lease: Lease) -> None:
+            if schedule is None:
+                return
+            held_from = trio.current_time()
+            held_until = hold_until(
+                _outcome_of(attempt),
+                cadence=self._config.cadence,
+                started_at=attempt.started_at,
+                interval=self.interval,
+                random=random.random,
+            )
+            while trio.current_time() < held_until and not self._drained:
+                if self._requests:
+                    await self._serve(self._requests.popleft(), lease)
+                else:
+                    await self._sleep_until(held_until)
+            if held_until > held_from:
+                schedule.skip_held(held_from, held_until)
+
+        self._under_way.add(attempt)
+        try:
+            await (attempt.run(hold) if lease is None else attempt.run_under(lease))
+        finally:
+            self._under_way.discard(attempt)
+
+    async def _serve(self, request: _Request, lease: Lease | None = None) -> None:
+        """Execute a forced tick in the task of `run`, under the lock that is held already, if there is one."""
+        try:
+            with request.scope:
+                await self._run_attempt(request.attempt, lease=lease)
+        finally:
+            request.answer_dropped()
+
+    async def _have_served(self, request: _Request) -> None:
+        """Hand a forced tick to the task of `run` and wait for its answer; cancel it if the caller is cancelled."""
+        self._requests.append(request)
+        self._loop.unpark_all()
+        try:
+            await request.answered.wait()
+        finally:
+            if request in self._requests:
+                self._requests.remove(request)
+            elif not request.answered.is_set():
+                request.scope.cancel()
+                # As long as the tick's own work takes to stop: the same as when the caller had run it itself.
+                with trio.CancelScope(shield=True):
+                    await request.answered.wait()
+
+    def _attempt(
+        self, work: Callable[[Tick], Awaitable[None]], scheduled_at: float, *, forced: bool = False
+    ) -> Attempt:
+        self._number += 1
+        return Attempt(
+            self._config,
+            lock_id=self._lock_id,
+            log=self._log,
+            work=work,
+            number=self._number,
+            scheduled_at=scheduled_at,
+            forced=forced,
+            publish=self._publish,
+        )
+
+    def _startup_is_done(self, attempt: Attempt) -> bool:
+        outcome = _outcome_of(attempt)
+        return outcome is Outcome.SUCCESS or (outcome is Outcome.BUSY and self._config.cadence == "cluster")
+
+    # What hears of a tick.
+
+    def _publish(self, report: TickReport, judged_at: datetime) -> None:
+        """Tell health, then the hook or the log, of a report. It raises no `Exception`."""
+        was_unavailable = self._health.last_outcome is Outcome.UNAVAILABLE
+        self._health = self._health.after(report.outcome, at=judged_at, error=report.error)
+        if self._heard is not None:
+            self._heard = (trio.lowlevel.current_clock(), trio.current_time())
+        if report.outcome.result == "error" and report.error is not None and self._config.on_error is not None:
+            self._call_on_error(self._config.on_error, report.error)
+            return
+        match report.outcome.result:
+            case "success":
+                level, message = logging.INFO, "tick succeeded"
+            case "error":
+                level, message = logging.ERROR, MSG_PASS_FAILED
+            case "skipped":
+                # An outage is said once; the ticks that follow say nothing new.
+                is_news = report.outcome is Outcome.UNAVAILABLE and not was_unavailable
+                level, message = (logging.WARNING if is_news else logging.DEBUG), "tick skipped"
+        extra = {
+            "service": report.service,
+            "outcome": str(report.outcome),
+            "number": report.number,
+            "duration": report.duration,
+            "lateness": report.lateness,
+            "forced": report.forced,
+        }
+        log_safely(self._log, level, message, extra=extra, exc_info=report.error)
+
+    def _call_on_error(self, on_error: Callable[[BaseException], object], error: BaseException) -> None:
+        try:
+            call_plain("on_error", on_error, error)
+        except Exception as raised:
+            log_safely(self._log, logging.ERROR, "on_error raised", exc_info=raised)
+
+
+class _Request:
+    """A forced tick on its way from the caller's task to that of `run`, and its answer on the way back."""
+
+    __slots__ = ("answered", "attempt", "scope")
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self.scope = trio.CancelScope()
+        self.answered = trio.Event()
+
+    def answer_dropped(self) -> None:
+        """Let the caller go on; if the attempt was never judged, with the report that it was dropped."""
+        if self.attempt.report is None:
+            self.attempt.report_dropped()
+        self.answered.set()
+
+
+def _report_of(attempt: Attempt) -> TickReport:
+    assert attempt.report is not None, "every attempt that was run or dropped has its report"
+    return attempt.report
+
+
+def _outcome_of(attempt: Attempt) -> Outcome:
+    return _report_of(attempt).outcome
