@@ -1,0 +1,178 @@
+"""Many services in one nursery: restarts those that crash, drains them together, answers for them by name.
+
+::
+
+    run() -> each service:   RUNNING --crash--> BACKING OFF --1, 2, 4 ... 30 s--> RUNNING
+                                |                    |
+                                +------ drain -------+--> DONE
+    drain():   all services are drained; after drain_timeout what still works is cancelled; run() returns when all are DONE
+
+Invariants:
+
+1. A crash of one service is never noticed by another.
+2. `run` returns only after a drain, and at most ``drain_timeout`` seconds plus the time that the work takes to stop after it.
+3. A service that ran for 60 seconds begins its backoff anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from ._service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._health import WorkerHealth
+    from ._outcome import TickReport
+
+#: Seconds before the first restart; doubled at each further one.
+FIRST_BACKOFF = 1.0
+LONGEST_BACKOFF = 30.0
+#: A service that ran for this many seconds before it crashed is taken for healthy.
+HEALTHY_AFTER = 60.0
+
+_log = logging.getLogger("tickrunner_trio.supervisor")
+
+
+class Supervisor:
+    """Runs services side by side, as long as the application lives.
+
+    Args:
+        services: their names and lock ids must be unique.
+        drain_timeout: seconds that work in flight is given at a drain, 0 or more; ``math.inf`` for as long as it takes.
+
+    Raises:
+        TypeError: one of ``services`` is not a `Service`, or ``drain_timeout`` is not a number.
+        ValueError: two services have the same name or lock id, or ``drain_timeout`` is negative or NaN.
+    """
+
+    def __init__(self, services: Iterable[Service], *, drain_timeout: float = 30.0) -> None:
+        self._services = tuple(services)
+        _check_services(self._services)
+        if isinstance(drain_timeout, bool) or not isinstance(drain_timeout, int | float):
+            raise TypeError(f"drain_timeout must be a number of seconds (an int or a float), got {drain_timeout!r}")
+        if not drain_timeout >= 0:
+            raise ValueError(f"drain_timeout must be 0 or more seconds, got {drain_timeout!r}: math.inf waits for ever")
+        self._drain_timeout = drain_timeout
+        self._by_name = {service.name: service for service in self._services}
+        self._drained = trio.Event()
+        self._scope: trio.CancelScope | None = None
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """The services, in order of registration."""
+        return self._services
+
+    def health(self) -> tuple[WorkerHealth, ...]:
+        """Return the health of each service on this replica, in order of registration. From any thread."""
+        return tuple(service.health() for service in self._services)
+
+    async def tick(self, name: str) -> TickReport:
+        """Force a tick of the service of that name. See `Service.tick`.
+
+        Raises:
+            ValueError: there is no such service.
+        """
+        try:
+            service = self._by_name[name]
+        except KeyError:
+            known = ", ".join(self._by_name) or "none"
+            raise ValueError(f"name must be that of a service, got {name!r}: use one of {known}") from None
+        return await service.tick()
+
+    def drain(self) -> None:
+        """Drain all services and cancel what still works after ``drain_timeout`` seconds; for good.
+
+        Synchronous and idempotent: a second call does not move the deadline. To be called in Trio's thread.
+        """
+        if not self._drained.is_set():
+            self._drained.set()
+            for service in self._services:
+                service.drain()
+            self._limit_drain()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run all services until they are drained, or this is cancelled.
+
+        ``task_status.started()`` comes before any service has done anything.
+
+        Raises:
+            trio.BusyResourceError: another task runs this supervisor already.
+
+        Cancellation handling: all services are cancelled and their locks let go, then the cancellation passes through.
+
+        Error handling: an `Exception` out of `Service.run` is a bug (every known error is an outcome). It is logged at
+        ERROR with its traceback, and the service is run again after 1 second, doubling to 30. Any other BaseException
+        cancels all services and passes through; as it is, unless several came at once.
+        """
+        if self._scope is not None:
+            raise trio.BusyResourceError("another task runs this supervisor already: run it once")
+        self._scope = trio.CancelScope()
+        try:
+            with self._scope:
+                if self._drained.is_set():
+                    self._limit_drain()
+                async with trio.open_nursery() as nursery:
+                    for service in self._services:
+                        nursery.start_soon(self._keep_running, service, name=f"service {service.name}")
+                    task_status.started()
+                    await self._drained.wait()
+            if self._scope.cancelled_caught:
+                _log.warning("drained: what still worked after %s seconds was cancelled", self._drain_timeout)
+        except BaseExceptionGroup as group:
+            raise _sole(group)  # noqa: B904 - the group is not the cause, only its wrapping
+        finally:
+            self._scope = None
+
+    def _limit_drain(self) -> None:
+        if self._scope is not None:
+            self._scope.deadline = trio.current_time() + self._drain_timeout
+
+    async def _keep_running(self, service: Service) -> None:
+        backoff = FIRST_BACKOFF
+        while not self._drained.is_set():
+            entered_at = trio.current_time()
+            try:
+                await service.run()
+                return
+            except Exception:
+                if trio.current_time() - entered_at >= HEALTHY_AFTER:
+                    backoff = FIRST_BACKOFF
+                _log.exception(
+                    "service %s crashed; it is run again in %s seconds", service.name, backoff, extra={"service": service.name}
+                )
+            with trio.move_on_after(backoff):
+                await self._drained.wait()
+            backoff = min(2 * backoff, LONGEST_BACKOFF)
+
+
+def _check_services(services: tuple[object, ...]) -> None:
+    by_name: dict[str, int] = {}
+    by_lock_id: dict[int, str] = {}
+    for index, service in enumerate(services):
+        if not isinstance(service, Service):
+            raise TypeError(f"services[{index}] must be a Service, got {service!r}: use Service(Config(...))")
+        if service.name in by_name:
+            raise ValueError(
+                f"services must have unique names, got {service.name!r} for services[{by_name[service.name]}] and "
+                f"services[{index}]: rename one"
+            )
+        if service.lock_id in by_lock_id:
+            raise ValueError(
+                f"services must have unique lock ids, got {service.lock_id} for {by_lock_id[service.lock_id]!r} and "
+                f"{service.name!r}: give one of them another lock_id"
+            )
+        by_name[service.name] = index
+        by_lock_id[service.lock_id] = service.name
+
+
+def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one exception in a group, out of as many groups as are around it; else the group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
