@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from datetime import UTC, timedelta
 from typing import Any
 
+import outcome
 import pytest
 import trio
-from scripted import ScriptedLocker, service, virtually
+from scripted import ScriptedLease, ScriptedLocker, service, virtually
 
 from tickrunner_trio import (
     DatabaseUnavailableError,
@@ -21,6 +23,7 @@ from tickrunner_trio import (
     TickReport,
     request_id,
 )
+from tickrunner_trio._attempt import Attempt
 
 
 async def nothing(tick: Tick) -> None:
@@ -289,6 +292,19 @@ def test_the_lock_is_let_go_only_after_the_work_has_really_stopped() -> None:
     assert locker.events == [("locked", 0.0), ("stopped", 6.0), ("unlocked", 6.0)]
 
 
+def test_a_lost_lock_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[BaseException] = []
+
+    async def work(tick: Tick) -> None:
+        await trio.sleep(5)
+
+    report = tick_of(work, ScriptedLocker(loses_after=1), on_error=heard.append)
+    assert heard == [report.error]
+    assert report.error is not None
+    assert report.error.__cause__ is None, "the work raised nothing but its cancellation"
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 @pytest.mark.parametrize("error", [LockLostError("in the end"), OSError("unlock failed")])
 def test_what_the_locker_raises_after_the_judgement_is_logged_and_changes_nothing(
     error: Exception, caplog: pytest.LogCaptureFixture
@@ -375,6 +391,125 @@ def test_an_error_beside_a_cancellation_does_not_survive_the_cancelled_scope() -
 
     virtually(main)
     assert subject.health().last_outcome is Outcome.CANCELLED
+
+
+@pytest.mark.parametrize("how", ["raised", "in a group"])
+def test_a_cancellation_of_a_scope_that_is_gone_is_a_failure_and_ends_nothing(how: str) -> None:
+    """No scope would ever catch it: on its way out it would end all the tasks around."""
+
+    async def work(tick: Tick) -> None:
+        with trio.move_on_after(1):
+            captured = await outcome.acapture(trio.sleep, 5)
+        if how == "raised":
+            captured.unwrap()
+        raise BaseExceptionGroup("mixed", [captured.error, OSError("x")])
+
+    report = tick_of(work)
+    assert report.outcome is Outcome.FAILED
+
+
+def test_an_error_of_the_lockers_beside_a_cancellation_does_not_survive_the_cancelled_scope() -> None:
+    class Beating:
+        async def with_advisory_lock(self, lock_id: int, fn: Any) -> bool:
+            async def beat() -> None:
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    raise OSError("the last beat failed")
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(beat)
+                await trio.sleep_forever()
+            return True
+
+    subject = service(nothing, Beating())
+
+    async def main() -> None:
+        with trio.move_on_after(1) as scope:
+            await subject.tick()
+        assert scope.cancelled_caught
+
+    virtually(main)
+    assert subject.health().last_outcome is Outcome.CANCELLED
+
+
+# Leases that are lost before the work begins.
+
+
+def test_no_work_begins_under_a_lease_that_is_lost() -> None:
+    class LostAtOnce(ScriptedLocker):
+        async def with_advisory_lock(self, lock_id: int, fn: Any) -> bool:
+            scope = trio.CancelScope()
+            scope.cancel()
+            await fn(ScriptedLease(lock_id, scope))
+            raise LockLostError("at once")
+
+    report = tick_of(raises_assertion, LostAtOnce())
+    assert report.outcome is Outcome.LOCK_LOST
+    assert isinstance(report.error, LockLostError)
+
+
+async def raises_assertion(tick: Tick) -> None:
+    raise AssertionError("the work ran")
+
+
+def test_a_drain_in_the_moment_of_the_grant_drops_the_tick() -> None:
+    class DrainsFirst(ScriptedLocker):
+        async def with_advisory_lock(self, lock_id: int, fn: Any) -> bool:
+            subject.drain()
+            await fn(ScriptedLease(lock_id, trio.CancelScope()))
+            return True
+
+    subject = service(raises_assertion, DrainsFirst())
+    assert virtually(subject.tick).outcome is Outcome.CANCELLED
+
+
+def test_a_dropped_tick_is_no_failure_even_if_the_locker_raises_on_its_way_out() -> None:
+    class Clumsy(ScriptedLocker):
+        async def with_advisory_lock(self, lock_id: int, fn: Any) -> bool:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise OSError("in clean-up")
+
+    subject = service(nothing, Clumsy())
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subject.tick)
+            await trio.sleep(1)
+            subject.drain()
+
+    virtually(main)
+    assert subject.health().last_outcome is Outcome.CANCELLED
+
+
+def test_a_locker_that_runs_the_work_too_late_is_refused_and_the_first_report_stands() -> None:
+    late: list[str] = []
+
+    class TooLate(ScriptedLocker):
+        async def with_advisory_lock(self, lock_id: int, fn: Any) -> bool:
+            async def afterwards() -> None:
+                await trio.sleep(1)
+                with pytest.raises(RuntimeError, match="too late"):
+                    await fn(ScriptedLease(lock_id, trio.CancelScope()))
+                late.append("refused")
+
+            nursery.start_soon(afterwards)
+            return True
+
+    subject = service(raises_assertion, TooLate())
+    nursery: trio.Nursery
+
+    async def main() -> TickReport:
+        nonlocal nursery
+        async with trio.open_nursery() as nursery:
+            report = await subject.tick()
+        return report
+
+    assert virtually(main).outcome is Outcome.LOCKER_ERROR
+    assert late == ["refused"]
+    assert subject.health().consecutive_failures == 1
 
 
 # Cancellation at every checkpoint.
@@ -568,6 +703,36 @@ def test_a_failure_is_logged_once_with_its_traceback_and_its_request_id(caplog: 
     assert fields["request_id"] == report.request_id
     assert fields["component"] == fields["service"] == "sweep"
     assert fields["outcome"] == "failed"
+
+
+@pytest.mark.parametrize("script", [{"busy": True}, {}])
+def test_a_skip_is_for_debugging_only(script: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    tick_of(nothing, ScriptedLocker(**script), should_run=lambda: bool(script))
+    assert [(record.levelname, record.message) for record in caplog.records] == [("DEBUG", "tick skipped")]
+
+
+def test_work_that_fails_leaves_nothing_to_the_garbage_collector() -> None:
+    async def work(tick: Tick) -> None:
+        raise OSError("x")
+
+    subject = service(work, on_error=lambda error: None)
+
+    def attempts() -> int:
+        return sum(isinstance(thing, Attempt) for thing in gc.get_objects())
+
+    async def main() -> None:
+        gc.collect()
+        before = attempts()
+        for _ in range(20):
+            await subject.tick()
+        assert attempts() == before
+
+    gc.disable()
+    try:
+        virtually(main)
+    finally:
+        gc.enable()
 
 
 def test_an_outage_is_warned_of_once_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:

@@ -25,6 +25,7 @@ from tickrunner_trio import (
     TickReport,
     request_id,
 )
+from tickrunner_trio._schedule import Schedule
 
 
 @pytest.fixture
@@ -233,6 +234,17 @@ def test_startup_runs_at_the_entry_is_the_intervals_run_and_holds() -> None:
     assert startup.starts == [0]
     assert work.starts == [10, 20]
     assert locker.events[:2] == [("locked", 0), ("unlocked", 9)]
+
+
+@pytest.mark.usefixtures("half_jitter")
+def test_the_first_slot_is_one_interval_after_the_start_of_a_startup_that_waited_for_its_lock() -> None:
+    work = Diary()
+    virtually(run_for, 25, service(work, ScriptedLocker(answers_after=0.5), startup=Diary()))
+    assert [tick.scheduled_at - work.ticks[0].scheduled_at for tick in work.ticks] == [
+        timedelta(0),
+        timedelta(seconds=10),
+    ]
+    assert work.starts == [11, 21]
 
 
 @pytest.mark.usefixtures("half_jitter")
@@ -596,6 +608,83 @@ def test_a_drain_answers_queued_forced_ticks_with_cancelled() -> None:
     assert [report.outcome for report in reports] == [Outcome.CANCELLED]
 
 
+def test_a_drain_answers_queued_forced_ticks_at_once() -> None:
+    subject = service(Diary(20))
+    answered_at: list[float] = []
+
+    async def force() -> None:
+        await trio.sleep(11)
+        report = await subject.tick()
+        answered_at.append(trio.current_time())
+        assert (report.outcome, report.lateness) == (Outcome.CANCELLED, 1)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subject.run)
+            nursery.start_soon(force)
+            await trio.sleep(12)
+            subject.drain()
+
+    virtually(main)
+    assert answered_at == [12]
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_a_drain_ends_work_that_waits_for_a_tick_of_its_own_service() -> None:
+    async def work(tick: Tick) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subject.tick)
+
+    subject = service(work)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subject.run)
+            await trio.sleep(1000)
+            subject.drain()
+        assert trio.current_time() == 1000
+
+    virtually(main)
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_no_slot_is_taken_after_a_drain_that_came_during_a_forced_tick() -> None:
+    work = Diary(1, 15)
+    subject = service(work, cadence="replica")
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subject.run)
+            await trio.sleep(5)
+            nursery.start_soon(subject.tick)
+            await trio.sleep(6)
+            subject.drain()
+
+    virtually(main)
+    assert work.starts == [0, 5]
+
+
+@pytest.mark.usefixtures("no_jitter")
+def test_callers_without_end_do_not_move_the_end_of_a_hold() -> None:
+    locker = ScriptedLocker()
+    subject = service(Diary(0.5), locker)
+
+    async def force() -> None:
+        while True:
+            await subject.tick()
+
+    async def main() -> None:
+        with trio.move_on_after(9.7):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(subject.run)
+                await trio.sleep(1)
+                nursery.start_soon(force)
+                nursery.start_soon(force)
+
+    virtually(main)
+    assert locker.events[:2] == [("locked", 0), ("unlocked", 9)]
+
+
 def test_a_drain_from_the_gate_stops_the_very_tick() -> None:
     def gate() -> bool:
         subject.drain()
@@ -647,7 +736,9 @@ def test_a_forced_tick_without_run_is_dropped_by_a_drain_before_its_work() -> No
 
 
 @pytest.mark.usefixtures("no_jitter")
-@pytest.mark.parametrize("error", [OSError("x"), ExceptionGroup("two", [OSError(), ValueError()]), LockLostError("own")])
+@pytest.mark.parametrize(
+    "error", [OSError("x"), ExceptionGroup("two", [OSError(), ValueError()]), LockLostError("own")]
+)
 def test_an_exception_of_the_work_never_ends_the_service(error: Exception) -> None:
     subject = service(Diary(error))
     virtually(run_for, 35, subject)
@@ -751,6 +842,30 @@ def test_health_is_stalled_when_no_outcome_came_for_four_intervals_and_the_timeo
         assert stuck.health().state is HealthState.STARTING, "nobody runs it now, so it is not late"
 
     virtually(blocked)
+
+
+def test_a_service_that_crashed_is_stalled_until_somebody_runs_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Schedule, "take", lambda *_: 1 // 0)
+    subject = service(nothing)
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await subject.run()
+        await trio.sleep(50)
+        assert subject.health().state is HealthState.STALLED
+
+    virtually(main)
+
+
+def test_a_service_that_is_not_run_is_never_stalled() -> None:
+    subject = service(nothing)
+
+    async def main() -> None:
+        await subject.tick()
+        await trio.sleep(1000)
+        assert subject.health().state is HealthState.OK
+
+    virtually(main)
 
 
 @pytest.mark.usefixtures("no_jitter")

@@ -12,13 +12,13 @@ Invariants:
    ends the program.
 2. The work runs at most once and is judged before the lock is let go; what the locker raises after that is logged and
    changes nothing.
-3. No `Exception` leaves an attempt. What does leave it has passed through the locker before, so the lock is free.
+3. No `Exception` leaves an attempt, not even in a group, and no cancellation but one of a scope around it. What does
+   leave it has passed through the locker before, so the lock is free.
 4. An attempt can be dropped until its work begins; from then on a drain leaves it alone.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ import trio
 from ._audit import log_safely, new_request_id, request_id_set_to
 from ._errors import DatabaseUnavailableError, LockLostError
 from ._outcome import Outcome, Tick, TickReport, judge
+from ._reporting import call_plain
 from ._utc import utc_at, utc_offset
 
 if TYPE_CHECKING:
@@ -107,31 +108,22 @@ class Attempt:
                 return
 
             async def under_lock(lease: Lease) -> None:
-                # A drain and the grant may come in the same moment.
-                if not self._approach.cancel_called:
-                    await self._work_under(lease)
-                    with request_id_set_to(None):
-                        await then(lease)
+                await self._work_under(lease)
+                with request_id_set_to(None):
+                    await then(lease)
 
-            had: object = None
-            try:
-                with self._approach:
-                    had = await self._config.locker.with_advisory_lock(self._lock_id, under_lock)
-            except BaseException as error:
+            locker = self._config.locker
+            had, error = await _caught(self._approach, locker.with_advisory_lock, self._lock_id, under_lock)
+            if error is not None:
                 self._locker_raised(error)
-                if not isinstance(error, Exception):
-                    raise
-            if self.report is None:
+            elif self.report is None:
                 self._work_did_not_run(had)
+            _raise_what_ends_more(error)
 
     async def run_under(self, lease: Lease) -> None:
         """Take the tick from the gate to its report under a lock that is held already."""
         with request_id_set_to(self.request_id):
-            if not self._gate_is_open():
-                return
-            if self._approach.cancel_called:
-                self._report(Outcome.CANCELLED)
-            else:
+            if self._gate_is_open():
                 await self._work_under(lease)
 
     def drop(self) -> None:
@@ -161,11 +153,20 @@ class Attempt:
 
     async def _work_under(self, lease: Lease) -> None:
         """Run the work in its scope, judge and report it; raise of its errors only what ends more than the tick."""
-        if self._begun:
-            raise RuntimeError("the locker called fn twice: with_advisory_lock runs it at most once")
-        self._begun = True
+        if self._begun or self.report is not None:
+            raise RuntimeError(
+                "the locker called fn a second time, or too late: with_advisory_lock runs it at most once"
+            )
         config, epoch = self._config, lease.epoch
         self.started_at = trio.current_time()
+        # Either may have come in the moment of the grant, and a cancellation reaches no work before it checkpoints.
+        if lease.lost:
+            self._report(Outcome.LOCK_LOST, self._error_for(Outcome.LOCK_LOST, None), epoch)
+            return
+        if self._approach.cancel_called:
+            self._report(Outcome.CANCELLED)
+            return
+        self._begun = True
         tick = Tick(
             service=config.name,
             lock_id=self._lock_id,
@@ -179,21 +180,10 @@ class Attempt:
         )
         timeout = math.inf if config.tick_timeout is None else config.tick_timeout
         scope = trio.CancelScope(deadline=self.started_at + timeout)
-        error: BaseException | None = None
-        try:
-            with scope:
-                await self._work(tick)
-        except BaseException as raised:
-            error = raised
+        _, error = await _caught(scope, self._work, tick)
         outcome = judge(lost=lease.lost, cancelled=_is_cancelled(), timed_out=scope.cancel_called, error=error)
         self._report(outcome, self._error_for(outcome, error), epoch)
-        ends_more = _without_exceptions(error)
-        try:
-            if ends_more is not None:
-                raise ends_more
-        finally:
-            # An error that is kept by a frame which it went through keeps alive all that the frame refers to.
-            del error, ends_more
+        _raise_what_ends_more(error)
 
     def _error_for(self, outcome: Outcome, error: BaseException | None) -> BaseException | None:
         """Return what the report names as the error; what the work raised becomes its cause."""
@@ -214,7 +204,9 @@ class Attempt:
     def _locker_raised(self, error: BaseException) -> None:
         """Report what came out of the locker, unless the work had been judged before."""
         if self.report is not None:
-            if isinstance(error, Exception):
+            # A locker says a second time that the lock was lost: it has to.
+            is_told = self.report.outcome is Outcome.LOCK_LOST and isinstance(error, LockLostError)
+            if isinstance(error, Exception) and not is_told:
                 log_safely(
                     self._log,
                     logging.WARNING,
@@ -225,7 +217,7 @@ class Attempt:
             self._report(Outcome.LOCK_LOST, error)
         elif isinstance(error, DatabaseUnavailableError):
             self._report(Outcome.UNAVAILABLE, error)
-        elif _is_cancelled():
+        elif self._approach.cancel_called or _is_cancelled():
             self._report(Outcome.CANCELLED, error)
         else:
             self._report(Outcome.LOCKER_ERROR, error)
@@ -238,7 +230,7 @@ class Attempt:
         else:
             self._report(
                 Outcome.LOCKER_ERROR,
-                RuntimeError(f"with_advisory_lock returned {had!r} and had not run fn: it must return False then"),
+                RuntimeError(f"with_advisory_lock returned {had!r} before fn had run: it must return False then"),
             )
 
     def _report(self, outcome: Outcome, error: BaseException | None = None, epoch: int | None = None) -> None:
@@ -259,33 +251,36 @@ class Attempt:
         self._publish(self.report, utc_at(judged_at, self._utc_offset))
 
 
+async def _caught(
+    scope: trio.CancelScope, function: Callable[..., Awaitable[object]], *args: object
+) -> tuple[object, BaseException | None]:
+    """Await it within the scope; return what it returned, and what it raised past the scope.
+
+    No method: the traceback of an error refers to the frames that it went through. If one of them referred to the
+    attempt, whose report has the error, each failing tick would leave a cycle to the garbage collector.
+    """
+    try:
+        with scope:
+            return await function(*args), None
+    except BaseException as error:
+        return None, error
+    return None, None
+
+
 def _is_cancelled() -> bool:
     """Whether a scope around this code is cancelled, or its deadline has passed and Trio is about to notice."""
     return trio.current_effective_deadline() <= trio.current_time()
 
 
-def _without_exceptions(error: BaseException | None) -> BaseException | None:
-    """Return what of the work's error ends more than the tick: cancellation, KeyboardInterrupt, SystemExit.
+def _raise_what_ends_more(error: BaseException | None) -> None:
+    """Raise of an error what ends more than the tick: KeyboardInterrupt, SystemExit, cancellation from outside.
 
-    Each `Exception` is taken out of a group that mixes the two kinds: it has been reported, and must not end the service
-    when the scope that is cancelled has caught its own part.
+    Each `Exception` is taken out of a group that mixes the kinds: it has been reported, and must not end the service
+    once the cancelled scope has caught its own part. So is a `trio.Cancelled` of a scope that is gone, which somebody
+    captured and raised again: no scope would ever catch it, and it would end all the tasks around.
     """
-    if error is None or isinstance(error, Exception):
-        return None
+    ordinary = (Exception,) if _is_cancelled() else (Exception, trio.Cancelled)
     if isinstance(error, BaseExceptionGroup):
-        return error.split(Exception)[1]
-    return error
-
-
-def call_plain(field: str, function: Callable[..., object], *args: object) -> object:
-    """Call a hook of the user's and return its answer.
-
-    Raises:
-        TypeError: the answer is an awaitable: an async function in disguise, whose answer nobody would await.
-    """
-    answer = function(*args)
-    if inspect.isawaitable(answer):
-        if inspect.iscoroutine(answer):
-            answer.close()  # or Python warns that it was never awaited
-        raise TypeError(f"{field} must be a plain function, got {function!r}, which returned {answer!r}: use 'def'")
-    return answer
+        error = error.split(ordinary)[1]
+    if error is not None and not isinstance(error, ordinary):
+        raise error

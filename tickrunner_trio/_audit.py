@@ -98,8 +98,7 @@ def log_safely(
 ) -> None:
     """Log to a logger of the application's; one that raises is reported to the library's own and disturbs nobody.
 
-    Observers never break the work: a logger, an adapter or a filter may be anybody's code. (What a *handler* raises is
-    caught by `logging` itself.)
+    Observers never break the work, and a logger, an adapter, a filter or a handler may be anybody's code.
     """
     try:
         log.log(level, message, *args, extra=extra, exc_info=exc_info)

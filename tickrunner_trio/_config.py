@@ -63,7 +63,7 @@ class Config:
             checked_lock_id(self.lock_id)
         if self.log is not None and not isinstance(self.log, logging.Logger | logging.LoggerAdapter):
             raise TypeError(
-                f"log must be a logging.Logger or a LoggerAdapter, got {self.log!r}: use component_logger({self.name!r})"
+                f"log must be a Logger or a LoggerAdapter, got {self.log!r}: use component_logger({self.name!r})"
             )
         if self.should_run is not None:
             _check_plain("should_run", self.should_run)
@@ -78,21 +78,22 @@ class Config:
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"name must be a str, got {name!r}")
+        raise TypeError(f"name must be a str, got {name!r}: write one, such as 'sweep'")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(
             f"name must be snake_case ([a-z][a-z0-9_]*), got {name!r}: "
             "begin with a lower-case letter, then lower-case letters, digits and underscores only"
         )
     if len(name) > MAX_NAME_LENGTH:
-        raise ValueError(f"name must have at most {MAX_NAME_LENGTH} characters, got {len(name)} in {name!r}: shorten it")
+        excess = len(name) - MAX_NAME_LENGTH
+        raise ValueError(f"name must have at most {MAX_NAME_LENGTH} characters, got {name!r}: shorten it by {excess}")
 
 
 def _check_seconds(field: str, value: object) -> None:
     if isinstance(value, timedelta):
         raise TypeError(f"{field} must be a number of seconds, got {value!r}: use its total_seconds()")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{field} must be a number of seconds (an int or a float), got {value!r}")
+        raise TypeError(f"{field} must be a number of seconds (an int or a float), got {value!r}: write one, as in 60")
     # A NaN fails both comparisons.
     if not 0 < value <= MAX_SECONDS:
         raise ValueError(
@@ -120,9 +121,9 @@ def _check_async(field: str, function: object) -> None:
 
 def _check_plain(field: str, function: object) -> None:
     if not callable(function):
-        raise TypeError(f"{field} must be a plain function, got {function!r}")
+        raise TypeError(f"{field} must be a plain function, got {function!r}: write one with 'def'")
     if _is_async_callable(function) or _yields(function):
-        raise TypeError(f"{field} must be a plain function, got the async or generator function {function!r}: use 'def'")
+        raise TypeError(f"{field} must be a plain function, got the async or generator {function!r}: use 'def'")
 
 
 def _check_cadence(cadence: object) -> None:
@@ -138,13 +139,18 @@ def _is_async_callable(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or (
         callable(function)
         and not isinstance(function, type)
-        and inspect.iscoroutinefunction(_unwrapped(getattr(type(function), "__call__", None)))
+        and inspect.iscoroutinefunction(_unwrapped(_call_of(function)))
     )
 
 
 def _yields(function: object) -> bool:
     function = _unwrapped(function)
-    return inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
+    candidates = (function, _call_of(function))
+    return any(inspect.isasyncgenfunction(each) or inspect.isgeneratorfunction(each) for each in candidates)
+
+
+def _call_of(function: object) -> object:
+    return getattr(type(function), "__call__", None)  # noqa: B004 - its colour matters, not whether it is there
 
 
 def _unwrapped(function: object) -> object:

@@ -71,7 +71,7 @@ class WorkerHealth:
         Raises:
             ValueError: ``at`` is naive.
         """
-        if at.tzinfo is None:
+        if at.utcoffset() is None:
             raise ValueError(f"at must be an aware datetime, got {at!r}: use datetime.now(UTC)")
         at = at.astimezone(UTC)
         ticked = replace(
@@ -91,8 +91,7 @@ class WorkerHealth:
                     last_error="" if error is None else describe_error(error),
                     consecutive_failures=self.consecutive_failures + 1,
                 )
-            case "skipped":
-                return ticked
+        return ticked
 
 
 def describe_error(error: BaseException) -> str:

@@ -90,7 +90,8 @@ def judge(*, lost: bool, cancelled: bool, timed_out: bool, error: BaseException 
 
     Args:
         lost: whether the lease was lost.
-        cancelled: whether a scope around the tick was cancelled, that of ``tick_timeout`` not counted.
+        cancelled: whether a scope around the tick was cancelled, that of ``tick_timeout`` not counted; one whose
+            deadline has passed counts, also when the work blocked the loop so that nobody noticed.
         timed_out: whether the scope of ``tick_timeout`` was cancelled.
         error: what the work raised past that scope.
     """

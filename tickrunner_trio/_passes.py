@@ -48,11 +48,10 @@ async def handle_pass_result(
             await handle_pass_result(tick.log, quotas, await outcome.acapture(rebalance), "objects_moved")
     """
     count = result.unwrap()
-    if count <= 0:
-        await trio.lowlevel.checkpoint()
-        return
-    log_safely(log, logging.INFO, MSG_PASS_COMPLETED, extra={count_key: count})
-    try:
-        await manager.update_quota_metrics()
-    except Exception as error:
-        log_safely(log, logging.WARNING, MSG_QUOTA_METRICS_REFRESH_FAILED, exc_info=error)
+    if count > 0:
+        log_safely(log, logging.INFO, MSG_PASS_COMPLETED, extra={count_key: count})
+        try:
+            await manager.update_quota_metrics()
+        except Exception as error:
+            log_safely(log, logging.WARNING, MSG_QUOTA_METRICS_REFRESH_FAILED, exc_info=error)
+    await trio.lowlevel.checkpoint()

@@ -13,7 +13,7 @@
 
 Invariants:
 
-1. While `run` is active all ticks of the service run in its task, so never two at once.
+1. All ticks that begin while `run` is active run in its task, so never two at once.
 2. A hold ends at its deadline, at a drain, or with the lock; a forced tick under it moves none of these.
 3. Each forced tick gets an answer: its report, or the error of its own cancelled caller.
 4. After a drain no work begins.
@@ -30,13 +30,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ._attempt import Attempt, call_plain
+from ._attempt import Attempt
 from ._audit import component_logger, log_safely
 from ._config import Config
 from ._health import HealthState, WorkerHealth
 from ._lock_ids import lock_id_for
 from ._outcome import Outcome
-from ._passes import MSG_PASS_FAILED
+from ._reporting import tell_of
 from ._schedule import Schedule, hold_until, jitter, stalled_after
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ class Service:
         self._drained = True
         for attempt in self._under_way:
             attempt.drop()
+        self._drop_requests()
         self._loop.unpark_all()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -140,10 +141,11 @@ class Service:
         with self._being_run():
             task_status.started()
             await trio.lowlevel.checkpoint()
+            entered_at = trio.current_time()
+            schedule = Schedule(entered_at + jitter(self.interval, random.random), self.interval)
             startup = self._config.startup
-            schedule = Schedule(trio.current_time() + jitter(self.interval, random.random), self.interval)
             if startup is not None and not self._drained:
-                attempt = self._attempt(startup, trio.current_time())
+                attempt = self._attempt(startup, entered_at)
                 await self._run_attempt(attempt, schedule)
                 if self._startup_is_done(attempt):
                     startup = None
@@ -155,7 +157,7 @@ class Service:
                 if schedule.next_at <= trio.current_time() and not self._drained:
                     attempt = self._attempt(startup or self._config.work, self._take_slot(schedule))
                     await self._run_attempt(attempt, schedule)
-                    if startup is not None and self._startup_is_done(attempt):
+                    if self._startup_is_done(attempt):
                         startup = None
 
     async def tick(self) -> TickReport:
@@ -167,7 +169,8 @@ class Service:
         when the service is drained before the work has begun, the report says CANCELLED.
 
         Raises:
-            RuntimeError: called by the work of this very service, in the task that would have to execute it.
+            RuntimeError: called by the work of this very service, in the task that would have to execute it. From
+                another task that the work waits for, it hangs until ``tick_timeout`` or a drain.
 
         Cancellation handling: the tick is cancelled with its caller, which waits until the work has stopped.
         """
@@ -205,8 +208,7 @@ class Service:
             # A service that ended in order is not late; one that crashed is, until somebody runs it again.
             if not crashed:
                 self._heard = None
-            while self._requests:
-                self._requests.popleft().answer_dropped()
+            self._drop_requests()
 
     async def _slot_or_request(self, schedule: Schedule) -> bool:
         """Wait for the next slot or a forced tick; return False once the service is drained. Always a checkpoint."""
@@ -254,8 +256,7 @@ class Service:
                     await self._serve(self._requests.popleft(), lease)
                 else:
                     await self._sleep_until(held_until)
-            if held_until > held_from:
-                schedule.skip_held(held_from, held_until)
+            schedule.skip_held(held_from, held_until)
 
         self._under_way.add(attempt)
         try:
@@ -286,6 +287,10 @@ class Service:
                 with trio.CancelScope(shield=True):
                     await request.answered.wait()
 
+    def _drop_requests(self) -> None:
+        while self._requests:
+            self._requests.popleft().answer_dropped()
+
     def _attempt(
         self, work: Callable[[Tick], Awaitable[None]], scheduled_at: float, *, forced: bool = False
     ) -> Attempt:
@@ -308,38 +313,12 @@ class Service:
     # What hears of a tick.
 
     def _publish(self, report: TickReport, judged_at: datetime) -> None:
-        """Tell health, then the hook or the log, of a report. It raises no `Exception`."""
+        """Tell health of a report, then the hook or the log. It raises no `Exception`."""
         was_unavailable = self._health.last_outcome is Outcome.UNAVAILABLE
-        self._health = self._health.after(report.outcome, at=judged_at, error=report.error)
         if self._heard is not None:
             self._heard = (trio.lowlevel.current_clock(), trio.current_time())
-        if report.outcome.result == "error" and report.error is not None and self._config.on_error is not None:
-            self._call_on_error(self._config.on_error, report.error)
-            return
-        match report.outcome.result:
-            case "success":
-                level, message = logging.INFO, "tick succeeded"
-            case "error":
-                level, message = logging.ERROR, MSG_PASS_FAILED
-            case "skipped":
-                # An outage is said once; the ticks that follow say nothing new.
-                is_news = report.outcome is Outcome.UNAVAILABLE and not was_unavailable
-                level, message = (logging.WARNING if is_news else logging.DEBUG), "tick skipped"
-        extra = {
-            "service": report.service,
-            "outcome": str(report.outcome),
-            "number": report.number,
-            "duration": report.duration,
-            "lateness": report.lateness,
-            "forced": report.forced,
-        }
-        log_safely(self._log, level, message, extra=extra, exc_info=report.error)
-
-    def _call_on_error(self, on_error: Callable[[BaseException], object], error: BaseException) -> None:
-        try:
-            call_plain("on_error", on_error, error)
-        except Exception as raised:
-            log_safely(self._log, logging.ERROR, "on_error raised", exc_info=raised)
+        self._health = self._health.after(report.outcome, at=judged_at, error=report.error)
+        tell_of(report, log=self._log, on_error=self._config.on_error, is_still_unavailable=was_unavailable)
 
 
 class _Request:
@@ -354,9 +333,11 @@ class _Request:
 
     def answer_dropped(self) -> None:
         """Let the caller go on; if the attempt was never judged, with the report that it was dropped."""
-        if self.attempt.report is None:
-            self.attempt.report_dropped()
-        self.answered.set()
+        try:
+            if self.attempt.report is None:
+                self.attempt.report_dropped()
+        finally:
+            self.answered.set()
 
 
 def _report_of(attempt: Attempt) -> TickReport:

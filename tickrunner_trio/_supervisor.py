@@ -5,12 +5,12 @@
     run() -> each service:   RUNNING --crash--> BACKING OFF --1, 2, 4 ... 30 s--> RUNNING
                                 |                    |
                                 +------ drain -------+--> DONE
-    drain():   all services are drained; after drain_timeout what still works is cancelled; run() returns when all are DONE
+    drain():   drains all services; after drain_timeout what still works is cancelled; run() returns when all are DONE
 
 Invariants:
 
 1. A crash of one service is never noticed by another.
-2. `run` returns only after a drain, and at most ``drain_timeout`` seconds plus the time that the work takes to stop after it.
+2. `run` returns only after a drain, at most ``drain_timeout`` seconds plus the time that the work takes to stop later.
 3. A service that ran for 60 seconds begins its backoff anew.
 """
 
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ._audit import log_safely
 from ._service import Service
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Supervisor:
         if self._scope is not None:
             raise trio.BusyResourceError("another task runs this supervisor already: run it once")
         self._scope = trio.CancelScope()
+        ending: BaseException
         try:
             with self._scope:
                 if self._drained.is_set():
@@ -122,11 +124,16 @@ class Supervisor:
                     task_status.started()
                     await self._drained.wait()
             if self._scope.cancelled_caught:
-                _log.warning("drained: what still worked after %s seconds was cancelled", self._drain_timeout)
+                message = "drained: what still worked after %s seconds was cancelled"
+                log_safely(_log, logging.WARNING, message, self._drain_timeout)
+            return
         except BaseExceptionGroup as group:
-            raise _sole(group)  # noqa: B904 - the group is not the cause, only its wrapping
+            # The nursery's own wrapping comes off, and no more: what is in it may be a group of the work's.
+            ending = group.exceptions[0] if len(group.exceptions) == 1 else group
         finally:
             self._scope = None
+        # Out of the clause above, which would make the group its context.
+        raise ending
 
     def _limit_drain(self) -> None:
         if self._scope is not None:
@@ -139,12 +146,12 @@ class Supervisor:
             try:
                 await service.run()
                 return
-            except Exception:
+            except Exception as error:
                 if trio.current_time() - entered_at >= HEALTHY_AFTER:
                     backoff = FIRST_BACKOFF
-                _log.exception(
-                    "service %s crashed; it is run again in %s seconds", service.name, backoff, extra={"service": service.name}
-                )
+                message = "service %s crashed; it is run again in %s seconds"
+                extra = {"service": service.name}
+                log_safely(_log, logging.ERROR, message, service.name, backoff, extra=extra, exc_info=error)
             with trio.move_on_after(backoff):
                 await self._drained.wait()
             backoff = min(2 * backoff, LONGEST_BACKOFF)
@@ -168,11 +175,3 @@ def _check_services(services: tuple[object, ...]) -> None:
             )
         by_name[service.name] = index
         by_lock_id[service.lock_id] = service.name
-
-
-def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the one exception in a group, out of as many groups as are around it; else the group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

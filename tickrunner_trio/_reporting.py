@@ -1,0 +1,71 @@
+"""Who hears of a tick: the service's hook or its log. Nothing that either raises reaches the tick."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import TYPE_CHECKING
+
+from ._audit import log_safely
+from ._outcome import Outcome
+from ._passes import MSG_PASS_FAILED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._config import Logger
+    from ._outcome import TickReport
+
+
+def tell_of(
+    report: TickReport,
+    *,
+    log: Logger,
+    on_error: Callable[[BaseException], object] | None,
+    is_still_unavailable: bool,
+) -> None:
+    """Give an error to the hook, if there is one, and log every other outcome.
+
+    Args:
+        report: of the tick.
+        log: the logger of the service.
+        on_error: takes the place of the log for every outcome whose result is ``error``.
+        is_still_unavailable: the tick before was UNAVAILABLE too. An outage is said once, at WARNING; the ticks that
+            follow say nothing new.
+    """
+    result = report.outcome.result
+    if result == "error" and report.error is not None and on_error is not None:
+        try:
+            call_plain("on_error", on_error, report.error)
+        except Exception as raised:
+            log_safely(log, logging.ERROR, "on_error raised", exc_info=raised)
+        return
+    is_news = report.outcome is Outcome.UNAVAILABLE and not is_still_unavailable
+    level, message = {
+        "success": (logging.INFO, "tick succeeded"),
+        "error": (logging.ERROR, MSG_PASS_FAILED),
+        "skipped": (logging.WARNING if is_news else logging.DEBUG, "tick skipped"),
+    }[result]
+    extra = {
+        "service": report.service,
+        "outcome": str(report.outcome),
+        "number": report.number,
+        "duration": report.duration,
+        "lateness": report.lateness,
+        "forced": report.forced,
+    }
+    log_safely(log, level, message, extra=extra, exc_info=report.error)
+
+
+def call_plain(field: str, function: Callable[..., object], *args: object) -> object:
+    """Call a hook of the user's and return its answer.
+
+    Raises:
+        TypeError: the answer is an awaitable: an async function in disguise, whose answer nobody would await.
+    """
+    answer = function(*args)
+    if inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()  # or Python warns that it was never awaited
+        raise TypeError(f"{field} must be a plain function, got {function!r}, which returned {answer!r}: use 'def'")
+    return answer
