@@ -67,7 +67,7 @@ def component_logger(slug: str) -> logging.LoggerAdapter[logging.Logger]:
         ValueError: ``slug`` is empty.
     """
     if not isinstance(slug, str):
-        raise TypeError(f"slug must be a str, got {slug!r}")
+        raise TypeError(f"slug must be a str, got {slug!r}: use the name of the service")
     if not slug:
         raise ValueError("slug must not be empty, got '': use the name of the service")
     return _ComponentLogger(logging.getLogger(f"tickrunner_trio.component.{slug}"), slug)

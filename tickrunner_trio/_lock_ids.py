@@ -20,7 +20,7 @@ def lock_id_for(name: str, namespace: str = "") -> int:
 
     Raises:
         TypeError: ``name`` or ``namespace`` is not a str.
-        ValueError: one of them holds a NUL, which separates the two in what is hashed.
+        ValueError: one of them holds a NUL, which separates the two in what is hashed, or a lone surrogate.
 
     Two of 10,000 names get the same id with a probability of 2.7e-12 (birthday bound over 64 bits).
 
@@ -29,9 +29,11 @@ def lock_id_for(name: str, namespace: str = "") -> int:
     """
     for field, value in (("name", name), ("namespace", namespace)):
         if not isinstance(value, str):
-            raise TypeError(f"{field} must be a str, got {value!r}")
+            raise TypeError(f"{field} must be a str, got {value!r}: write one, such as 'sweep'")
         if "\0" in value:
             raise ValueError(f"{field} must not contain a NUL character, got {value!r}: remove it")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"{field} must not contain a lone surrogate, got {value!r}: it has no UTF-8 to be hashed")
     digest = hashlib.blake2b(f"{namespace}\0{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 

@@ -35,6 +35,7 @@ async def handle_pass_result(
         count_key: the attribute of the log record that holds the count, for example ``"objects_moved"``.
 
     Raises:
+        TypeError: the pass gave something else than an int.
         BaseException: the captured error, as it is and unlogged: the service judges and logs it.
 
     Cancellation handling: always a checkpoint; a cancellation reaches ``update_quota_metrics`` and passes through.
@@ -47,7 +48,9 @@ async def handle_pass_result(
         async def work(tick: Tick) -> None:
             await handle_pass_result(tick.log, quotas, await outcome.acapture(rebalance), "objects_moved")
     """
-    count = result.unwrap()
+    count: object = result.unwrap()
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"result must hold how many things the pass changed, got {count!r}: let the pass return an int")
     if count > 0:
         log_safely(log, logging.INFO, MSG_PASS_COMPLETED, extra={count_key: count})
         try:

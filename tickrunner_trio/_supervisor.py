@@ -17,6 +17,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import trio
@@ -25,8 +26,6 @@ from ._audit import log_safely
 from ._service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ._health import WorkerHealth
     from ._outcome import TickReport
 
@@ -47,15 +46,17 @@ class Supervisor:
         drain_timeout: seconds that work in flight is given at a drain, 0 or more; ``math.inf`` for as long as it takes.
 
     Raises:
-        TypeError: one of ``services`` is not a `Service`, or ``drain_timeout`` is not a number.
+        TypeError: ``services`` is no iterable, one of them is not a `Service`, or ``drain_timeout`` is not a number.
         ValueError: two services have the same name or lock id, or ``drain_timeout`` is negative or NaN.
     """
 
     def __init__(self, services: Iterable[Service], *, drain_timeout: float = 30.0) -> None:
+        if not isinstance(services, Iterable):
+            raise TypeError(f"services must be an iterable of Service, got {services!r}: write [service]")
         self._services = tuple(services)
         _check_services(self._services)
         if isinstance(drain_timeout, bool) or not isinstance(drain_timeout, int | float):
-            raise TypeError(f"drain_timeout must be a number of seconds (an int or a float), got {drain_timeout!r}")
+            raise TypeError(f"drain_timeout must be a number of seconds (an int or a float), got {drain_timeout!r}: write one, such as 30")
         if not drain_timeout >= 0:
             raise ValueError(f"drain_timeout must be 0 or more seconds, got {drain_timeout!r}: math.inf waits for ever")
         self._drain_timeout = drain_timeout
@@ -149,9 +150,11 @@ class Supervisor:
             except Exception as error:
                 if trio.current_time() - entered_at >= HEALTHY_AFTER:
                     backoff = FIRST_BACKOFF
-                message = "service %s crashed; it is run again in %s seconds"
+                then = "it was being drained" if self._drained.is_set() else f"it is run again in {backoff:g} seconds"
                 extra = {"service": service.name}
-                log_safely(_log, logging.ERROR, message, service.name, backoff, extra=extra, exc_info=error)
+                log_safely(
+                    _log, logging.ERROR, "service %s crashed; %s", service.name, then, extra=extra, exc_info=error
+                )
             with trio.move_on_after(backoff):
                 await self._drained.wait()
             backoff = min(2 * backoff, LONGEST_BACKOFF)

@@ -1,0 +1,273 @@
+"""What `Config` accepts, and how it refuses the rest: the field, the value, the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import math
+import re
+from dataclasses import FrozenInstanceError, dataclass, replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tickrunner_trio import Config, MemoryLocker, component_logger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+LOCKER = MemoryLocker()
+DAYS_366 = 31_622_400
+
+
+async def asynchronous(*args: Any) -> None: ...
+
+
+def plain(*args: Any) -> bool:
+    return True
+
+
+async def async_generator(*args: Any) -> AsyncIterator[None]:
+    yield
+
+
+def generator(*args: Any) -> Iterator[bool]:
+    yield True
+
+
+class AsyncCall:
+    async def __call__(self, *args: Any) -> None: ...
+
+    async def method(self, *args: Any) -> None: ...
+
+    @staticmethod
+    async def static(*args: Any) -> None: ...
+
+    @classmethod
+    async def of_class(cls, *args: Any) -> None: ...
+
+
+class PlainCall:
+    def __call__(self, *args: Any) -> bool:
+        return True
+
+    def method(self, *args: Any) -> bool:
+        return True
+
+
+class GeneratorCall:
+    def __call__(self, *args: Any) -> Iterator[bool]:
+        yield True
+
+    def method(self, *args: Any) -> Iterator[bool]:
+        yield True
+
+
+class PlainLocker:
+    def with_advisory_lock(self, lock_id: int, fn: Any) -> None: ...
+
+
+def config(**fields: Any) -> Config:
+    return Config(**{"name": "sweep", "interval": 60, "locker": LOCKER, "work": asynchronous, **fields})
+
+
+ASYNC_FUNCTIONS = [
+    asynchronous,
+    functools.partial(asynchronous, 1),
+    functools.partial(functools.partial(asynchronous, 1), 2),
+    AsyncCall(),
+    functools.partial(AsyncCall(), 1),
+    AsyncCall().method,
+    functools.partial(AsyncCall().method, 1),
+    AsyncCall.static,
+    AsyncCall.of_class,
+]
+PLAIN_FUNCTIONS = [
+    plain,
+    lambda *args: True,
+    functools.partial(plain, 1),
+    PlainCall(),
+    PlainCall().method,
+    [].append,
+    bool,
+]
+GENERATORS = [generator, functools.partial(generator, 1), GeneratorCall(), GeneratorCall().method, async_generator]
+
+
+async def test_the_callables_of_these_tests_have_the_colours_that_they_stand_for() -> None:
+    for function in ASYNC_FUNCTIONS:
+        assert await function(None) is None
+    for function in PLAIN_FUNCTIONS:
+        assert function(None) in (True, False, None)
+    for function in GENERATORS[:-1]:
+        assert list(function(None)) == [True]
+    assert [each async for each in async_generator(None)] == [None]
+
+
+NO_SECONDS: list[tuple[Any, type[Exception]]] = [
+    (0, ValueError),
+    (-1, ValueError),
+    (-0.0, ValueError),
+    (math.nan, ValueError),
+    (math.inf, ValueError),
+    (-math.inf, ValueError),
+    (DAYS_366 + 1, ValueError),
+    (math.nextafter(DAYS_366, math.inf), ValueError),
+    (10**400, ValueError),
+    (True, TypeError),
+    ("60", TypeError),
+    (Decimal(60), TypeError),
+    (timedelta(minutes=1), TypeError),
+    (1j, TypeError),
+]
+REFUSED: list[tuple[str, Any, type[Exception]]] = [
+    *(
+        ("name", value, ValueError)
+        for value in ("", "Sweep", "9lives", "_sweep", "a-b", "a b", "a.b", "é", "a\n", "a\0")
+    ),
+    ("name", "x" * 64, ValueError),
+    *(("name", value, TypeError) for value in (None, b"sweep", 5, ["sweep"])),
+    *(("interval", value, kind) for value, kind in NO_SECONDS),
+    ("interval", None, TypeError),
+    *(("locker", value, TypeError) for value in (None, "postgresql://", MemoryLocker, PlainLocker(), object())),
+    *(("work", value, TypeError) for value in (*PLAIN_FUNCTIONS, *GENERATORS, AsyncCall, None, "work")),
+    *(("lock_id", value, ValueError) for value in (2**63, -(2**63) - 1, 10**30)),
+    *(("lock_id", value, TypeError) for value in (True, False, 1.0, "1")),
+    *(("log", value, TypeError) for value in ("sweep", logging, print, logging.INFO, False)),
+    *(("should_run", value, TypeError) for value in (*ASYNC_FUNCTIONS, *GENERATORS, True, "yes")),
+    *(("startup", value, TypeError) for value in (*PLAIN_FUNCTIONS, *GENERATORS, AsyncCall, False, "startup")),
+    *(("on_error", value, TypeError) for value in (*ASYNC_FUNCTIONS, *GENERATORS, False, ValueError())),
+    *(("tick_timeout", value, kind) for value, kind in NO_SECONDS),
+    *(("cadence", value, ValueError) for value in ("", "CLUSTER", "each")),
+    *(("cadence", value, TypeError) for value in (None, True, ["cluster"])),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "kind"), REFUSED)
+def test_a_bad_value_is_refused_with_the_field_the_value_and_the_remedy(
+    field: str, value: Any, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind) as caught:
+        config(**{field: value})
+    assert type(caught.value) is kind
+    message = str(caught.value)
+    assert re.fullmatch(rf"{field} must .+, got .*{re.escape(repr(value))}: \S.+", message, re.DOTALL), message
+
+
+def test_there_is_a_bad_value_for_each_field() -> None:
+    assert {field for field, _, _ in REFUSED} == {field.name for field in dataclasses.fields(Config)}
+
+
+def test_work_that_was_called_already_is_refused() -> None:
+    called = asynchronous(None)
+    try:
+        with pytest.raises(TypeError, match=r"^work must be an async function.*got <coroutine.*write 'async def work"):
+            config(work=called)
+    finally:
+        called.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "remedy"),
+    [
+        ({"name": "Sweep"}, "begin with a lower-case letter, then lower-case letters, digits and underscores only"),
+        ({"name": "x" * 70}, "shorten it by 7"),
+        ({"interval": timedelta(1)}, r"use its total_seconds\(\)"),
+        ({"tick_timeout": math.inf}, "choose one within these bounds"),
+        ({"locker": None}, "use a PostgresLocker, or a MemoryLocker where one process is all there is"),
+        ({"work": plain}, r"write 'async def work\(tick\): ...'"),
+        ({"startup": plain}, r"write 'async def startup\(tick\): ...'"),
+        ({"should_run": asynchronous}, "use 'def'"),
+        ({"on_error": asynchronous}, "use 'def'"),
+        ({"lock_id": 2**64}, r"use lock_id_for\(name\) to derive one from a name"),
+        ({"log": "x"}, r"use component_logger\('sweep'\)"),
+        ({"cadence": "each"}, "use one of the two"),
+    ],
+)
+def test_the_remedy_fits_the_mistake(fields: dict[str, Any], remedy: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f": {remedy}$"):
+        config(**fields)
+
+
+@pytest.mark.parametrize("name", ["a", "a1", "a_", "move_objects_2", "x" * 63])
+def test_a_name_is_snake_case_of_at_most_63_characters(name: str) -> None:
+    assert config(name=name).name == name
+
+
+@pytest.mark.parametrize("field", ["interval", "tick_timeout"])
+@pytest.mark.parametrize("seconds", [1, 0.5, 5e-324, DAYS_366, float(DAYS_366)])
+def test_seconds_are_above_0_and_at_most_366_days(field: str, seconds: float) -> None:
+    assert getattr(config(**{field: seconds}), field) == seconds
+
+
+@pytest.mark.parametrize("lock_id", [None, 0, 1, -1, 2**63 - 1, -(2**63)])
+def test_a_lock_id_is_any_signed_64_bit_integer_or_none(lock_id: int | None) -> None:
+    assert config(lock_id=lock_id).lock_id == lock_id
+
+
+@pytest.mark.parametrize("field", ["work", "startup"])
+@pytest.mark.parametrize("function", ASYNC_FUNCTIONS)
+def test_work_and_startup_are_anything_that_is_awaited_when_called(field: str, function: Any) -> None:
+    assert getattr(config(**{field: function}), field) == function
+
+
+@pytest.mark.parametrize("field", ["should_run", "on_error"])
+@pytest.mark.parametrize("function", PLAIN_FUNCTIONS)
+def test_gate_and_hook_are_any_plain_callable(field: str, function: Any) -> None:
+    assert getattr(config(**{field: function}), field) is function
+
+
+@pytest.mark.parametrize("log", [None, logging.getLogger("x"), component_logger("x")])
+def test_a_logger_is_a_logger_or_an_adapter(log: Any) -> None:
+    assert config(log=log).log is log
+
+
+@pytest.mark.parametrize("cadence", ["cluster", "replica"])
+def test_there_are_two_cadences(cadence: str) -> None:
+    assert config(cadence=cadence).cadence == cadence
+
+
+def test_a_locker_is_any_object_with_the_one_async_method() -> None:
+    class Own:
+        async def with_advisory_lock(self, lock_id: int, fn: Any) -> None: ...
+
+    @dataclass
+    class Wrapped:
+        with_advisory_lock: Any
+
+    assert isinstance(config(locker=Own()).locker, Own)
+    assert isinstance(config(locker=Wrapped(functools.partial(Own().with_advisory_lock))).locker, Wrapped)
+
+
+def test_the_optional_fields_have_the_defaults_of_the_design() -> None:
+    subject = config()
+    assert (subject.lock_id, subject.log, subject.should_run, subject.startup) == (None, None, None, None)
+    assert (subject.on_error, subject.tick_timeout, subject.cadence) == (None, None, "cluster")
+
+
+def test_a_config_is_keyword_only() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        Config("sweep", 60, LOCKER, asynchronous)  # type: ignore[call-arg,misc]
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        config().interval = 5  # type: ignore[misc]
+
+
+@given(st.floats(0, DAYS_366, exclude_min=True))
+def test_replace_changes_one_field_and_keeps_the_others(interval: float) -> None:
+    before = config(tick_timeout=3, cadence="replica", should_run=plain)
+    after = replace(before, interval=interval)
+    assert after.interval == interval
+    assert replace(after, interval=60) == before
+
+
+def test_replace_validates_anew() -> None:
+    with pytest.raises(ValueError, match="interval must be a finite number"):
+        replace(config(), interval=-1)

@@ -1,0 +1,223 @@
+"""The health fold against a model that looks at the whole history at each step, and all of its invariants."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields, replace
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from tickrunner_trio import HealthState, Outcome, WorkerHealth
+from tickrunner_trio._health import describe_error
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+ERRORS = {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOCK_LOST, Outcome.LOCKER_ERROR}
+SKIPS = [Outcome.BUSY, Outcome.GATED, Outcome.UNAVAILABLE, Outcome.CANCELLED]
+STATE_AFTER = {
+    Outcome.SUCCESS: HealthState.OK,
+    Outcome.FAILED: HealthState.FAILING,
+    Outcome.TIMED_OUT: HealthState.FAILING,
+    Outcome.LOCK_LOST: HealthState.FAILING,
+    Outcome.LOCKER_ERROR: HealthState.FAILING,
+    Outcome.BUSY: HealthState.STANDBY,
+    Outcome.GATED: HealthState.DISABLED,
+    Outcome.UNAVAILABLE: HealthState.UNAVAILABLE,
+}
+
+
+class HealthMachine(RuleBasedStateMachine):
+    """Times jump back and forth, as a clock that is set does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.health = WorkerHealth("sweep")
+        self.history: list[tuple[Outcome, datetime, str]] = []
+
+    @rule(
+        outcome=st.sampled_from(Outcome),
+        at=st.datetimes(
+            datetime(2000, 1, 1),  # noqa: DTZ001 - the zone comes from `timezones`
+            datetime(2100, 1, 1),  # noqa: DTZ001
+            timezones=st.integers(-23, 23).map(lambda hours: timezone(timedelta(hours=hours))),
+        ),
+        text=st.none() | st.sampled_from(["disk full", "no route", ""]),
+    )
+    def tick(self, outcome: Outcome, at: datetime, text: str | None) -> None:
+        before, copy = self.health, replace(self.health)
+        self.health = before.after(outcome, at=at, error=None if text is None else OSError(text))
+        assert before == copy
+        said = "" if text is None else f"OSError: {text}" if text else "OSError"
+        self.history.append((outcome, at, said))
+
+    @invariant()
+    def the_name_stays(self) -> None:
+        assert self.health.name == "sweep"
+
+    @invariant()
+    def the_fold_is_what_the_history_says(self) -> None:
+        succeeded = [index for index, (outcome, _, _) in enumerate(self.history) if outcome is Outcome.SUCCESS]
+        since = self.history[succeeded[-1] :] if succeeded else self.history
+        errors = [entry for entry in since if entry[0] in ERRORS]
+        assert self.health.consecutive_failures == len(errors)
+        assert self.health.last_error == (errors[-1][2] if errors else "")
+        assert self.health.last_success == max((self.history[index][1] for index in succeeded), default=None)
+        failures = [at for outcome, at, _ in self.history if outcome in ERRORS]
+        assert self.health.last_failure == (failures[-1] if failures else None)
+        assert self.health.last_tick == (self.history[-1][1] if self.history else None)
+        assert self.health.last_outcome == (self.history[-1][0] if self.history else None)
+        told = [outcome for outcome, _, _ in self.history if outcome is not Outcome.CANCELLED]
+        assert self.health.state is (STATE_AFTER[told[-1]] if told else HealthState.STARTING)
+
+    @invariant()
+    def times_are_utc(self) -> None:
+        for at in (self.health.last_success, self.health.last_failure, self.health.last_tick):
+            assert at is None or at.tzinfo is UTC
+
+    @invariant()
+    def without_failures_there_is_no_last_error(self) -> None:
+        assert self.health.consecutive_failures or self.health.last_error == ""
+
+    @invariant()
+    def failing_implies_failures_and_ok_implies_none(self) -> None:
+        if self.health.state is HealthState.FAILING:
+            assert self.health.consecutive_failures > 0
+        if self.health.state is HealthState.OK:
+            assert self.health.consecutive_failures == 0
+
+    @invariant()
+    def the_fold_never_says_stalled(self) -> None:
+        assert self.health.state is not HealthState.STALLED
+
+
+TestTheFoldAgainstItsModel = HealthMachine.TestCase
+TestTheFoldAgainstItsModel.settings = settings(max_examples=40)
+
+
+def after(*outcomes: Outcome) -> WorkerHealth:
+    """One outcome a second."""
+    health = WorkerHealth("sweep")
+    for second, outcome in enumerate(outcomes):
+        health = health.after(outcome, at=AT + timedelta(seconds=second), error=OSError(f"number {second}"))
+    return health
+
+
+def test_a_service_that_has_not_ticked_is_starting_and_knows_nothing() -> None:
+    assert WorkerHealth("sweep") == WorkerHealth(
+        name="sweep",
+        state=HealthState.STARTING,
+        last_success=None,
+        last_failure=None,
+        last_tick=None,
+        last_error="",
+        consecutive_failures=0,
+        last_outcome=None,
+    )
+
+
+@pytest.mark.parametrize("before", Outcome)
+@pytest.mark.parametrize(("outcome", "state"), STATE_AFTER.items())
+def test_the_state_is_that_of_the_last_outcome_whatever_came_before(
+    before: Outcome, outcome: Outcome, state: HealthState
+) -> None:
+    assert after(outcome).state is state
+    assert after(before, outcome).state is state
+
+
+@pytest.mark.parametrize("before", STATE_AFTER)
+def test_cancelled_leaves_the_state(before: Outcome) -> None:
+    assert after(before, Outcome.CANCELLED).state is STATE_AFTER[before]
+    assert after(Outcome.CANCELLED).state is HealthState.STARTING
+
+
+@pytest.mark.parametrize("skip", SKIPS)
+def test_a_skip_changes_neither_the_failures_nor_the_last_error(skip: Outcome) -> None:
+    failed = after(Outcome.FAILED, Outcome.FAILED)
+    skipped = failed.after(skip, at=AT + timedelta(hours=1), error=ValueError("not looked at"))
+    assert (skipped.consecutive_failures, skipped.last_error) == (2, "OSError: number 1")
+    assert (skipped.last_failure, skipped.last_success) == (failed.last_failure, None)
+    assert (skipped.last_tick, skipped.last_outcome) == (AT + timedelta(hours=1), skip)
+
+
+def test_failures_add_up_over_skips_until_a_success_resets_them() -> None:
+    failing = after(Outcome.FAILED, Outcome.BUSY, Outcome.TIMED_OUT, Outcome.GATED, Outcome.LOCKER_ERROR)
+    assert (failing.consecutive_failures, failing.state) == (3, HealthState.FAILING)
+    healed = failing.after(Outcome.SUCCESS, at=AT, error=None)
+    assert (healed.consecutive_failures, healed.last_error, healed.state) == (0, "", HealthState.OK)
+    assert healed.last_failure == failing.last_failure
+
+
+def test_the_last_success_never_moves_back() -> None:
+    health = after(Outcome.SUCCESS)
+    earlier = health.after(Outcome.SUCCESS, at=AT - timedelta(days=1))
+    assert (earlier.last_success, earlier.last_tick) == (AT, AT - timedelta(days=1))
+    later = earlier.after(Outcome.SUCCESS, at=AT + timedelta(seconds=1))
+    assert later.last_success == AT + timedelta(seconds=1)
+
+
+def test_an_error_without_an_exception_does_not_keep_the_text_of_an_older_one() -> None:
+    health = after(Outcome.FAILED).after(Outcome.FAILED, at=AT)
+    assert (health.consecutive_failures, health.last_error) == (2, "")
+
+
+def test_times_of_any_zone_are_kept_as_utc() -> None:
+    health = WorkerHealth("sweep").after(Outcome.SUCCESS, at=AT.astimezone(timezone(timedelta(hours=5, minutes=30))))
+    assert str(health.last_success) == str(health.last_tick) == "2026-01-02 03:04:05+00:00"
+
+
+class OfNoZone(tzinfo):
+    def utcoffset(self, at: datetime | None) -> None:
+        return None
+
+
+@pytest.mark.parametrize("at", [AT.replace(tzinfo=None), AT.replace(tzinfo=OfNoZone())])
+def test_a_naive_time_is_refused(at: datetime) -> None:
+    with pytest.raises(ValueError, match=r"^at must be an aware datetime, got datetime.*: use datetime.now\(UTC\)$"):
+        WorkerHealth("sweep").after(Outcome.SUCCESS, at=at)
+
+
+def test_a_snapshot_is_frozen() -> None:
+    health = WorkerHealth("sweep")
+    for field in fields(health):
+        with pytest.raises(FrozenInstanceError):
+            setattr(health, field.name, None)
+
+
+@pytest.mark.parametrize("state", HealthState)
+def test_a_state_is_its_name_in_lower_case(state: HealthState) -> None:
+    assert state.name.isupper()
+    assert str(state) == state == state.value == state.name.lower()
+
+
+def test_the_states_are_those_of_the_design() -> None:
+    assert [state.name for state in HealthState] == [
+        "STARTING",
+        "OK",
+        "STANDBY",
+        "FAILING",
+        "DISABLED",
+        "UNAVAILABLE",
+        "STALLED",
+    ]
+
+
+class WithoutWordsError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "description"),
+    [
+        (ValueError("disk full"), "ValueError: disk full"),
+        (ValueError(" several\n  lines\tof it "), "ValueError: several lines of it"),
+        (KeyError(), "KeyError"),
+        (ValueError(" \n"), "ValueError"),
+        (WithoutWordsError(), "WithoutWordsError: (its text cannot be had: str() of it raises)"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+    ],
+)
+def test_an_error_is_described_by_its_kind_and_its_text_on_one_line(error: BaseException, description: str) -> None:
+    assert describe_error(error) == description

@@ -1,0 +1,38 @@
+"""Periodic background services for Trio, once per interval over all replicas, under PostgreSQL advisory locks."""
+
+# The house, from the ground up. Arrows of import point downwards only; tests/test_layers.py holds the modules to it.
+#
+#     edges        _cli, _demo: import the library, never the other way
+#     ---------------------------------------------------------------------------------------------------------
+#     lockers      lockers/: memory; postgres (the Trio face) over the session thread (the only importer of psycopg)
+#     running      _attempt (one tick) <- _service (one loop) <- _supervisor (many); _passes
+#     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC)
+#     pure         _config, _outcome, _schedule, _health, _lock_ids: no await, no I/O, time comes in as an argument
+#     abc          abc (what others implement), _errors
+#
+#     _local_postgres stands alone: a throw-away server for demo and tests, which imports nothing of the library.
+
+from ._audit import TickContextFilter as TickContextFilter
+from ._audit import component_logger as component_logger
+from ._audit import request_id as request_id
+from ._config import Config as Config
+from ._errors import DatabaseUnavailableError as DatabaseUnavailableError
+from ._errors import LockerConfigurationError as LockerConfigurationError
+from ._errors import LockLostError as LockLostError
+from ._health import HealthState as HealthState
+from ._health import WorkerHealth as WorkerHealth
+from ._lock_ids import lock_id_for as lock_id_for
+from ._outcome import Outcome as Outcome
+from ._outcome import Tick as Tick
+from ._outcome import TickReport as TickReport
+from ._passes import MSG_PASS_COMPLETED as MSG_PASS_COMPLETED
+from ._passes import MSG_PASS_FAILED as MSG_PASS_FAILED
+from ._passes import MSG_QUOTA_METRICS_REFRESH_FAILED as MSG_QUOTA_METRICS_REFRESH_FAILED
+from ._passes import handle_pass_result as handle_pass_result
+from ._service import Service as Service
+from ._supervisor import Supervisor as Supervisor
+from .abc import AdvisoryLocker as AdvisoryLocker
+from .abc import Lease as Lease
+from .abc import QuotaMetricsRefresher as QuotaMetricsRefresher
+from .lockers import MemoryLocker as MemoryLocker
+from .lockers import PostgresLocker as PostgresLocker
