@@ -1,0 +1,449 @@
+"""The command line: what it loads, how signals stop it, what it prints, and its exit statuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cli_processes import PROGRAMS, run_to_end, started
+
+from tickrunner_trio._cli import main
+from tickrunner_trio._cli_errors import CommandError, command_error_in, told
+from tickrunner_trio._cli_logging import JsonFormatter, TextFormatter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def among_the_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Call `main` in this process as if in the directory of the programs, and take back what it does to the process."""
+    monkeypatch.chdir(PROGRAMS)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "ticking", raising=False)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    level = root.level
+    yield
+    root.setLevel(level)
+    sys.modules.pop("ticking", None)
+
+
+# How run is stopped by signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_lets_work_in_flight_finish_and_leaves_the_context_manager(number: signal.Signals) -> None:
+    with started("run", "ticking:opened") as process:
+        process.wait_for("begun")
+        process.signal(number)
+        status, output, errors = process.end()
+    assert (status, errors) == (0, "")
+    after = output[output.index(f"{number.name}: draining") :]
+    assert "finished" in after
+    assert "begun" not in after, "a tick began after the drain"
+    assert after.endswith("closed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_cancels_the_work(number: signal.Signals) -> None:
+    with started("run", "ticking:endless") as process:
+        process.wait_for("begun")
+        process.signal(signal.SIGTERM)
+        process.wait_for("SIGTERM: draining")
+        process.signal(number)
+        status, output, errors = process.end()
+    assert (status, errors) == (128 + number, "")
+    assert "cancelled" in output
+    assert "services drained" not in output
+
+
+def test_work_that_the_drain_cuts_short_gives_exit_status_1() -> None:
+    with started("run", "ticking:endless", "--drain-timeout", "0.2") as process:
+        process.wait_for("begun")
+        process.signal(signal.SIGTERM)
+        status, output, errors = process.end()
+    assert (status, errors) == (1, "")
+    assert "cancelled" in output
+    assert "services drained" not in output
+
+
+def test_a_signal_while_the_services_are_being_opened_cancels_that() -> None:
+    with started("run", "ticking:opened_for_ever") as process:
+        process.wait_for("opening")
+        process.signal(signal.SIGINT)
+        status, output, errors = process.end()
+    assert (status, errors) == (0, "")
+    assert output.endswith("closed")
+    assert "services started services=" not in output
+
+
+def test_the_end_of_stdin_drains() -> None:
+    with started("run", "ticking:opened") as process:
+        process.wait_for("begun")
+        process.close_stdin()
+        status, output, _ = process.end()
+    assert status == 0
+    assert "finished" in output
+    assert output.endswith("closed")
+
+
+def test_the_end_of_stdin_ends_even_a_process_whose_loop_is_blocked() -> None:
+    with started("run", "ticking:blocking", "--drain-timeout", "0") as process:
+        process.wait_for("begun")
+        process.close_stdin()
+        status, _, _ = process.end()
+    assert status == 1
+
+
+# What run logs
+
+
+def _records(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_json_has_one_object_a_line_with_the_tick_and_all_extra() -> None:
+    with started("run", "ticking:quick", "--log-format", "json") as process:
+        line = json.loads(process.wait_for("tick succeeded"))
+        process.signal(signal.SIGTERM)
+        status, output, _ = process.end()
+    assert status == 0
+    records = _records(output)
+    assert [record["message"] for record in records if record["logger"] == "tickrunner_trio.cli"] == [
+        "services started",
+        "SIGTERM: draining; a second signal cancels the work in flight",
+        "services drained",
+    ]
+    assert records[0]["services"][0]["name"] == "quick"
+    assert records[0]["services"][0]["interval"] == 0.05
+    assert records[0]["request_id"] is None
+    assert all(datetime.fromisoformat(record["timestamp"]).utcoffset() == timedelta(0) for record in records)
+    assert line["level"] == "info"
+    assert line["component"] == "quick"
+    assert line["outcome"] == "success"
+    assert line["duration"] >= 0
+    assert len(bytes.fromhex(line["request_id"])) == 16
+
+
+def test_a_failed_tick_is_one_record_with_its_traceback() -> None:
+    with started("run", "ticking:failing", "--log-format", "json") as process:
+        line = json.loads(process.wait_for("pass failed"))
+    assert line["level"] == "error"
+    assert line["component"] == "failing"
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("OSError: the disk is full")
+
+
+def test_text_has_a_readable_line_for_a_tick() -> None:
+    with started("run", "ticking:quick") as process:
+        line = process.wait_for("tick succeeded")
+    words = line.split()
+    assert datetime.fromisoformat(words[0]).utcoffset() == timedelta(0)
+    assert words[1:5] == ["INFO", "quick:", "tick", "succeeded"]
+    assert "outcome=success" in words
+    assert words[-1][0] == "["
+    assert len(bytes.fromhex(words[-1][1:-1])) == 4
+
+
+@pytest.mark.parametrize(("level", "shown"), [("info", False), ("debug", True)])
+def test_ticks_that_did_nothing_show_at_debug_only(level: str, shown: bool) -> None:
+    with started("run", "ticking:gated", "--log-level", level) as process:
+        process.wait_for("services started")
+        if shown:
+            assert "outcome=gated" in process.wait_for("tick skipped")
+        process.signal(signal.SIGTERM)
+        _, output, _ = process.end()
+    assert ("gated:" in output) == shown
+
+
+# What cannot be opened
+
+
+def test_a_known_error_on_the_way_in_is_one_line_and_exit_status_1() -> None:
+    status, output, errors = run_to_end("run", "ticking:misconfigured")
+    assert (status, output) == (1, "")
+    assert errors.startswith("tickrunner: ticking:misconfigured cannot be opened: LockerConfigurationError: the pooler")
+    assert "transaction mode: connect to the server itself" in errors
+    assert errors.count("\n") == 1
+
+
+def test_traceback_shows_what_led_to_the_line() -> None:
+    _, _, errors = run_to_end("run", "ticking:misconfigured", "--traceback")
+    assert "Traceback" in errors
+    assert errors.splitlines()[-1].startswith("tickrunner: ticking:misconfigured cannot be opened")
+
+
+@pytest.mark.usefixtures("among_the_programs")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "arguments are required"),
+        (["walk"], "invalid choice: 'walk'"),
+        (["run"], "the following arguments are required: module:attribute"),
+        (["run", "ticking"], "'ticking' does not name services: write it as module:attribute"),
+        (["run", "ticking:"], "does not name services"),
+        (["run", ":quick"], "does not name services"),
+        (["run", ".ticking:quick"], "not an absolute module name"),
+        (["run", "absent:quick"], "there is no module 'absent'"),
+        (["run", "ticking.absent:quick"], "there is no module 'ticking.absent'"),
+        (
+            ["run", "ticking:absent"],
+            "has no attribute 'absent': it has blocking, doubtful, endless, failing, fails_when_left",
+        ),
+        (["run", "ticking:quick.absent"], "has no attribute 'quick.absent'"),
+        (["run", "ticking:one_service"], "is one Service, not a list: write one_service = [...]"),
+        (["run", "ticking:nothing"], "gives no services: put at least one"),
+        (["run", "ticking:not_services"], "gives 'quick' at index 0: every item must be a Service"),
+        (["run", "ticking:number"], "is 42: it must be a list of Service, or an async context manager"),
+        (["run", "ticking:needs_argument"], "cannot be called without arguments: missing a required argument: 'dsn'"),
+        (["run", "ticking:not_decorated"], "decorate it with @contextlib.asynccontextmanager"),
+        (["run", "ticking:fail"], "decorate it with @contextlib.asynccontextmanager"),
+        (["run", "builtins:dict"], "builtins:dict returned {}, which is no async context manager"),
+        (["run", "ticking:returns_a_list"], "which is no async context manager"),
+        (["run", "ticking:yields_no_list"], "gives 42: it must give a list of Service"),
+        (["run", "ticking:wrong_value"], "ValueError: name must be snake_case"),
+        (["run", "ticking:same_name"], "unique names, got 'twin'"),
+        (["run", "ticking:same_lock"], "'left' and 'right'"),
+        (["run", "ticking:quick", "--drain-timeout", "soon"], "'soon' is not a number of seconds"),
+        (["run", "ticking:quick", "--drain-timeout", "-1"], "'-1' is not a number of seconds: give a finite number"),
+        (["run", "ticking:quick", "--drain-timeout", "nan"], "'nan' is not a number of seconds"),
+        (["run", "ticking:quick", "--log-format", "xml"], "invalid choice: 'xml'"),
+        (["run", "ticking:quick", "--log-level", "loud"], "invalid choice: 'loud'"),
+        (["run", "ticking:quick", "--drain", "1"], "unrecognized arguments: --drain"),
+        (["check", "absent:quick"], "there is no module 'absent'"),
+        (["check", "ticking:needs_argument"], "cannot be called without arguments"),
+        (["check", "ticking:yields_no_list"], "gives 42"),
+        (["demo", "--replicas", "0"], "'0' is not a number of replicas: give a whole number from 1 to 20"),
+        (["demo", "--replicas", "two"], "'two' is not a number of replicas"),
+        (["demo", "--seconds", "3"], "'3' is not a number of seconds: give a finite number, at least 4"),
+        (["demo", "--seconds", "inf"], "'inf' is not a number of seconds"),
+        (["demo", "--replicas", "1", "--kill"], "--kill needs another replica"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_that_says_what_and_exit_status_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    output, errors = capsys.readouterr()
+    assert output == "" or arguments[1:] == ["ticking:yields_no_list"]
+    assert said in errors
+    assert errors.startswith("tickrunner: ")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "import sys\nimport no_such_package\n",
+            "ModuleNotFoundError: No module named 'no_such_package' (broken.py, line 2)",
+        ),
+        ("\nx = (\n", "SyntaxError: '(' was never closed (broken.py, line 2)"),
+        ("def f():\n    return 1 / 0\n\nf()\n", "ZeroDivisionError: division by zero (broken.py, line 2)"),
+        ("import json\njson.loads('')\n", "(broken.py, line 2)"),
+        ("import broken.inner\n", "No module named 'broken.inner'; 'broken' is not a package (broken.py, line 1)"),
+        (
+            "import sys\nsys.exit('bye')\n",
+            "exits when it is imported: SystemExit: bye (broken.py, line 2): put that behind",
+        ),
+        (
+            "from tickrunner_trio import Config\n\nConfig(name='No', interval=1, locker=0, work=0)\n",
+            "ValueError: name must be snake_case",
+        ),
+    ],
+)
+def test_a_module_that_fails_while_imported_is_told_apart_from_one_that_is_not_there(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text(text)
+    status, output, errors = run_to_end("run", "broken:services", cwd=tmp_path)
+    assert (status, output) == (2, "")
+    assert errors.startswith("tickrunner: module 'broken' ")
+    assert said in errors
+    assert "(broken.py, line " in errors
+    assert errors.count("\n") == 1
+
+
+# check
+
+
+def _checked(attribute: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    status = main(["check", f"ticking:{attribute}"])
+    return status, capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("among_the_programs")
+def test_check_prints_a_table_of_sound_services(capsys: pytest.CaptureFixture[str]) -> None:
+    status, output = _checked("sound", capsys)
+    assert status == 0
+    assert [line.split() for line in output.splitlines()] == [
+        ["service", "interval", "timeout", "lock", "id", "cadence", "verdict"],
+        ["first", "0.05", "s", "30", "s", "1238390987156708043", "replica", "ok"],
+        ["second", "0.05", "s", "30", "s", "7", "replica", "ok"],
+    ]
+
+
+@pytest.mark.usefixtures("among_the_programs")
+def test_check_names_both_services_of_one_name(capsys: pytest.CaptureFixture[str]) -> None:
+    status, output = _checked("same_name", capsys)
+    assert status == 1
+    first, other, last = output.splitlines()[1:]
+    assert "error: 'twin' is the name of services 1 and 3: rename one" in first
+    assert other.endswith(" ok")
+    assert "error: 'twin' is the name of services 3 and 1: rename one" in last
+
+
+@pytest.mark.usefixtures("among_the_programs")
+def test_check_names_both_services_of_one_lock_id(capsys: pytest.CaptureFixture[str]) -> None:
+    status, output = _checked("same_lock", capsys)
+    assert status == 1
+    left, right = output.splitlines()[1:]
+    assert "error: 'left' and 'right' have the same lock id" in left
+    assert "error: 'right' and 'left' have the same lock id" in right
+
+
+@pytest.mark.usefixtures("among_the_programs")
+def test_check_warns_and_is_content(capsys: pytest.CaptureFixture[str]) -> None:
+    status, output = _checked("doubtful", capsys)
+    assert status == 0
+    hourly, daily, patient = output.splitlines()[1:]
+    assert hourly.endswith(" ok"), "an hour is not above an hour"
+    assert "warning: interval above one hour" in daily
+    assert "warning: no tick_timeout" in patient
+
+
+@pytest.mark.usefixtures("among_the_programs")
+def test_check_enters_the_context_manager_and_leaves_it(capsys: pytest.CaptureFixture[str]) -> None:
+    status, output = _checked("opened", capsys)
+    assert status == 0
+    assert output.splitlines()[:2] == ["opened", "closed"]
+    assert "half" in output.splitlines()[3]
+
+
+@pytest.mark.usefixtures("among_the_programs")
+def test_check_says_in_one_line_that_services_cannot_be_opened(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "ticking:misconfigured"]) == 1
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.count("\n") == 1
+    assert "LockerConfigurationError" in errors
+
+
+def test_ctrl_c_during_a_check_is_exit_status_130_without_a_traceback() -> None:
+    with started("check", "ticking:opened_for_ever") as process:
+        process.wait_for("opening")
+        process.signal(signal.SIGINT)
+        status, output, errors = process.end()
+    assert (status, errors) == (130, "")
+    assert output.endswith("closed")
+
+
+# errors and formats by themselves
+
+
+def test_help_shows_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    output = capsys.readouterr().out
+    assert all(command in output for command in ("run", "check", "demo"))
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    status, _, errors = run_to_end("check", "ticking:fails_when_left")
+    assert status == 1
+    assert "Traceback" in errors
+    assert "KeyError: 'a bug'" in errors
+
+
+def test_what_has_no_place_is_told_without_one() -> None:
+    assert told(KeyError()) == "KeyError"
+    assert told(OSError("the disk is full")) == "OSError: the disk is full"
+
+
+def test_an_error_that_is_no_command_error_is_not_taken_for_one() -> None:
+    command_error, bug = CommandError("one\nline", status=1), KeyError("a bug")
+    assert str(command_error) == "one line"
+    assert command_error_in(ExceptionGroup("", [ExceptionGroup("", [command_error])])) is command_error
+    assert command_error_in(ExceptionGroup("", [command_error, bug])) is None
+    assert command_error_in(bug) is None
+
+
+def _record(**extra: object) -> logging.LogRecord:
+    record = logging.makeLogRecord({"name": "app", "levelname": "INFO", "msg": "%s done", "args": ("all",), **extra})
+    record.created = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC).timestamp()
+    return record
+
+
+def test_json_is_valid_whatever_extra_holds() -> None:
+    circle: list[object] = []
+    circle.append(circle)
+    line = JsonFormatter().format(
+        _record(
+            level="mine",
+            rate=math.nan,
+            pairs={(1, 2): 3},
+            circle=circle,
+            kind={1},
+            text="\ud800\n",
+            n=1,
+            stack_info="Stack:",
+        )
+    )
+    assert "\n" not in line
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    assert json.loads(line, parse_constant=refuse) == {
+        "timestamp": "2026-01-02T03:04:05.678+00:00",
+        "level": "info",
+        "logger": "app",
+        "message": "all done",
+        "component": None,
+        "request_id": None,
+        "extra_level": "mine",
+        "stack": "Stack:",
+        "rate": "nan",
+        "pairs": "{(1, 2): 3}",
+        "circle": "[[...]]",
+        "kind": "{1}",
+        "text": "\ud800\n",
+        "n": 1,
+    }
+
+
+def test_text_puts_the_extra_behind_the_message() -> None:
+    line = TextFormatter().format(_record(component="expiry", request_id="0123456789abcdef", took=0.12345, none=None))
+    assert line == "2026-01-02T03:04:05.678+00:00 INFO     expiry: all done took=0.123 [01234567]"
+
+
+def test_records_of_any_logger_carry_the_request_id(tmp_path: Path) -> None:
+    (tmp_path / "foreign.py").write_text(
+        "import logging\n"
+        "import trio\n"
+        "from tickrunner_trio import Config, MemoryLocker, Service\n"
+        "async def work(tick):\n"
+        "    await trio.to_thread.run_sync(logging.getLogger('foreign').info, 'here %s', tick.request_id)\n"
+        "services = [Service(Config(name='s', interval=0.05, locker=MemoryLocker(), work=work))]\n"
+    )
+    with started("run", "foreign:services", "--log-format", "json", cwd=tmp_path) as process:
+        line = json.loads(process.wait_for('"here '))
+    assert line["component"] == "foreign"
+    assert line["message"] == f"here {line['request_id']}"
+
+
+def test_the_import_of_the_command_line_needs_no_extra() -> None:
+    code = "import sys, tickrunner_trio._cli; print({'rich', 'psycopg'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,185 @@
+"""The command line: ``tickrunner run``, ``check`` and ``demo``. Arguments in, exit status out.
+
+Each command lives in its own module, imported when it is asked for; the exit statuses are listed in `_cli_errors`.
+What a command writes goes to stdout; the one line that says why it cannot go on goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
+
+import trio
+
+from ._cli_errors import UsageError, command_error_in, show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_TARGET = "a list of services, or an async context manager function that yields one, for example myapp:services"
+
+#: What one machine can bear.
+_MOST_REPLICAS = 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Args:
+        argv: the arguments without the program's name; None: those of the process.
+
+    Raises:
+        SystemExit: after ``--help``.
+    """
+    parser = _parser()
+    options = argparse.Namespace(traceback=False)
+    try:
+        parser.parse_args(argv, options)
+        return int(options.command(options))
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        # Nurseries on the way, the user's own too, put what passes through it into a group.
+        said = command_error_in(error)
+        if said is None:
+            raise
+        show(parser.prog, said, with_traceback=options.traceback)
+        return said.status
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ._cli_loading import load  # noqa: PLC0415 - see the docstring of the module
+    from ._cli_logging import configure_logging  # noqa: PLC0415
+    from ._cli_run import run_services  # noqa: PLC0415
+
+    configure_logging(options.log_format, options.log_level)
+    return trio.run(
+        partial(
+            run_services,
+            load(options.target),
+            drain_timeout=options.drain_timeout,
+            stop_at_eof=options.stop_at_eof,
+        )
+    )
+
+
+def _check(options: argparse.Namespace) -> int:
+    from ._cli_check import check_services, table  # noqa: PLC0415
+    from ._cli_loading import load  # noqa: PLC0415
+
+    open_services = load(options.target)
+
+    async def checked() -> int:
+        async with open_services() as services:
+            verdicts = check_services(services)
+        print(table(verdicts))
+        return 1 if any(verdict.errors for verdict in verdicts) else 0
+
+    return trio.run(checked)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from ._demo import demo  # noqa: PLC0415
+
+    if options.kill and options.replicas == 1:
+        raise UsageError("--kill needs another replica that can take over: give --replicas 2 or more, or --no-kill")
+    kill = options.replicas > 1 if options.kill is None else options.kill
+    return trio.run(partial(demo, replicas=options.replicas, seconds=options.seconds, kill=kill))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see '{self.prog} --help')")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="tickrunner", description="Periodic background services under locks.", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="{run,check,demo}")
+
+    run = commands.add_parser(
+        "run",
+        allow_abbrev=False,
+        help="run services until SIGINT or SIGTERM",
+        description="Run services. SIGINT or SIGTERM drains them, exit status 0; a second signal cancels the work in "
+        "flight, exit status 128 + the number of the signal.",
+    )
+    run.set_defaults(command=_run)
+    run.add_argument("target", metavar="module:attribute", help=_TARGET)
+    run.add_argument(
+        "--drain-timeout",
+        type=partial(_seconds, least=0),
+        default=30.0,
+        metavar="SECONDS",
+        help="how long work in flight may take after the first signal before it is cancelled (default: 30)",
+    )
+    run.add_argument("--log-format", choices=("text", "json"), default="text", help="text (default) or JSON lines")
+    run.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error", "critical"),
+        default="info",
+        help="info (default): ticks that did work or failed; debug: all ticks",
+    )
+    run.add_argument(
+        "--stop-at-eof",
+        action="store_true",
+        help="drain also when standard input ends, as it does when the process that started this one dies",
+    )
+    run.add_argument("--traceback", action="store_true", help="show the whole traceback of what failed")
+
+    check = commands.add_parser(
+        "check",
+        allow_abbrev=False,
+        help="check the invariants across services",
+        description="Print each service and what is wrong with it. The context manager that opens the services is "
+        "entered, because they exist only inside it. Exit status 1 when an invariant is broken.",
+    )
+    check.set_defaults(command=_check)
+    check.add_argument("target", metavar="module:attribute", help=_TARGET)
+    check.add_argument("--traceback", action="store_true", help="show the whole traceback of what failed")
+
+    demo = commands.add_parser(
+        "demo",
+        allow_abbrev=False,
+        help="watch replicas share work, and one of them die",
+        description="Start a PostgreSQL and replicas of the example application, kill one half-way, and judge what the "
+        "work recorded in the database. TICKRUNNER_TEST_DSN names a server to use instead of starting one. "
+        "Exit status 1 when a promise was broken.",
+    )
+    demo.set_defaults(command=_demo)
+    demo.add_argument("--replicas", type=_count, default=3, metavar="N", help=f"1 to {_MOST_REPLICAS} (default: 3)")
+    demo.add_argument(
+        "--seconds",
+        type=partial(_seconds, least=4),
+        default=20.0,
+        metavar="SECONDS",
+        help="how long the replicas run, at least 4 (default: 20); below 14 the services tick faster",
+    )
+    demo.add_argument(
+        "--kill",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="kill the busiest replica half-way with SIGKILL (default: yes, if there are two or more)",
+    )
+    return parser
+
+
+def _seconds(text: str, *, least: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds: give a finite number, at least {least}")
+    return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST_REPLICAS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of replicas: give a whole number from 1 to {_MOST_REPLICAS}"
+        )
+    return int(text)

@@ -1,0 +1,73 @@
+"""``tickrunner check``: what no service can see alone, judged over all of them. Pure but for the printing.
+
+Errors are broken invariants: the services would refuse to run together, or would exclude each other by mistake.
+Warnings are choices that often are mistakes. A service is sound if it has neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from . import Service
+
+#: Without a ledger the interval starts anew at every deploy, so longer ones run more often than they say:
+#: a daily service under hourly deploys ran 5.5 times a day (simulated).
+LONGEST_INTERVAL_WITHOUT_LEDGER = 3600.0
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One service and what is to be said of it."""
+
+    service: Service
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """All that is to be said, errors first; "ok" if that is nothing."""
+        said = [f"error: {text}" for text in self.errors] + [f"warning: {text}" for text in self.warnings]
+        return "; ".join(said) or "ok"
+
+
+def check_services(services: Sequence[Service]) -> list[Checked]:
+    """Return what is to be said of each service, in their order."""
+    return [
+        Checked(service, tuple(_errors(index, services)), tuple(_warnings(service)))
+        for index, service in enumerate(services)
+    ]
+
+
+def _errors(index: int, services: Sequence[Service]) -> Iterator[str]:
+    service = services[index]
+    for other_index, other in enumerate(services):
+        if other_index == index:
+            continue
+        if other.name == service.name:
+            yield f"{service.name!r} is the name of services {index + 1} and {other_index + 1}: rename one"
+        elif other.lock_id == service.lock_id:
+            yield f"{service.name!r} and {other.name!r} have the same lock id: give one of them another"
+
+
+def _warnings(service: Service) -> Iterator[str]:
+    if service.interval > LONGEST_INTERVAL_WITHOUT_LEDGER:
+        yield "interval above one hour: without a ledger each deploy starts it anew"
+    if service.config.tick_timeout is None:
+        yield "no tick_timeout: work that hangs keeps its lock"
+
+
+def table(checked: Sequence[Checked]) -> str:
+    """Return the services and their verdicts as aligned columns under a heading."""
+    rows = [("service", "interval", "timeout", "lock id", "cadence", "verdict")]
+    for item in checked:
+        config = item.service.config
+        timeout = "none" if config.tick_timeout is None else f"{config.tick_timeout:g} s"
+        interval = f"{item.service.interval:g} s"
+        rows.append((config.name, interval, timeout, str(item.service.lock_id), config.cadence, item.verdict))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,126 @@
+"""``tickrunner run``: a Supervisor, and the signals that stop it.
+
+::
+
+    opening --entered--> running --1st signal: drain()--> draining --all at rest--> closing --> exit 0, or 1 if work
+       |                                                     |                        |         was cut short in time
+    1st signal: cancel                        2nd signal: cancel the work             |
+       v                                                     v                        v
+     exit 0                                             exit 128 + n  <---2nd signal: cancel
+
+Once a second signal has come, further ones have Python's own effect again: SIGTERM ends the process at once, SIGINT
+raises KeyboardInterrupt. Code that blocks the Trio loop delays all of this; SIGKILL is the last safety net, and
+the database lets the locks of a dead process go by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from . import Supervisor
+from ._cli_errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from . import Service
+    from ._cli_loading import OpenServices
+
+#: Beside ``tickrunner_trio.component``, which is where the services log.
+_log = logging.getLogger("tickrunner_trio.cli")
+
+#: What a process that lost its parent allows its services beyond the drain, before it ends itself.
+_ORPHAN_GRACE = 5.0
+
+
+async def run_services(open_services: OpenServices, *, drain_timeout: float, stop_at_eof: bool) -> int:
+    """Run the services until a signal drains them, and return the exit status.
+
+    Args:
+        open_services: what `load` gave.
+        drain_timeout: seconds that work in flight may take after the first signal before it is cancelled.
+        stop_at_eof: take the end of standard input, which the death of the parent brings about, for a first signal.
+
+    Raises:
+        CommandError: the services could not be opened, or they contradict each other. In groups, perhaps.
+
+    Cancellation handling: the services stop without a drain, and the context manager is left.
+    """
+    stopping = _Stopping(drain_timeout)
+    if stop_at_eof:
+        threading.Thread(target=_end_with_stdin, args=(drain_timeout + _ORPHAN_GRACE,), daemon=True).start()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(stopping.obey_signals)
+        # The scope surrounds the whole context manager: one that opens a nursery cannot be cancelled in its entry only.
+        with stopping.scope:
+            async with open_services() as services:
+                stopping.supervisor = _supervisor(services, drain_timeout)
+                _log.info("services started", extra={"services": [_description(service) for service in services]})
+                await stopping.supervisor.run()
+                # It returns only after a drain, and cuts work short exactly when the time for that is over.
+                if trio.current_time() < stopping.drain_ends_at:
+                    _log.info("services drained")
+                else:
+                    stopping.status = 1
+        nursery.cancel_scope.cancel()
+    return stopping.status
+
+
+class _Stopping:
+    """What the signals have asked for so far, and what they act upon."""
+
+    def __init__(self, drain_timeout: float) -> None:
+        self.supervisor: Supervisor | None = None  #: None while the services are being opened.
+        self.scope = trio.CancelScope()  #: Around everything that a second signal cancels.
+        self.status = 0
+        self.drain_ends_at = math.inf
+        self._drain_timeout = drain_timeout
+
+    async def obey_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            first = await anext(signals)
+            if self.supervisor is None:
+                _log.info("%s before the services started: stopping", signal.Signals(first).name)
+                self.scope.cancel()
+            else:
+                _log.info("%s: draining; a second signal cancels the work in flight", signal.Signals(first).name)
+                self.drain_ends_at = trio.current_time() + self._drain_timeout
+                self.supervisor.drain()
+            second = await anext(signals)
+            _log.warning("second signal, %s: cancelling the work in flight", signal.Signals(second).name)
+            self.status = 128 + second
+            self.scope.cancel()
+
+
+def _supervisor(services: Sequence[Service], drain_timeout: float) -> Supervisor:
+    try:
+        return Supervisor(services, drain_timeout=drain_timeout)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{error} ('tickrunner check' shows all of them)") from error
+
+
+def _description(service: Service) -> dict[str, object]:
+    return {"name": service.name, "interval": service.interval, "lock_id": service.lock_id}
+
+
+def _end_with_stdin(grace: float) -> None:
+    """Drain once standard input has ended; end the process hard if it is still there ``grace`` seconds later.
+
+    A thread, because it must work also while the Trio loop is blocked; the parent's death closes its end of the pipe
+    however it died, on every platform. (A parent-death signal, prctl(2), would come when the *thread* ends that
+    started this process, which under Trio is a worker thread that idles out.)
+    """
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace)
+    os._exit(1)
