@@ -1,0 +1,99 @@
+"""What tests of the PostgreSQL locker see and do from outside: over a connection of their own, and by signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tickrunner_trio import Lease, PostgresLocker
+
+_LOCKS = (
+    "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+_BACKENDS = (
+    "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'tickrunner_trio %' AND datname = current_database()"
+)
+
+
+def asked(dsn: str, query: str) -> list[Any]:
+    """The first column of the answer, over a connection that is gone afterwards."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(query)
+        return [row[0] for row in cursor] if cursor.description else []
+
+
+def locks(dsn: str) -> list[int]:
+    """The ids of all advisory locks that somebody holds."""
+    return sorted(asked(dsn, _LOCKS))
+
+
+def terminate(dsn: str) -> None:
+    """End the sessions of all lockers, as an administrator does."""
+    assert asked(dsn, _BACKENDS.replace("SELECT pid", "SELECT pg_terminate_backend(pid)")) != []
+
+
+def backend(dsn: str) -> int:
+    """The process id of the one backend that a locker has."""
+    [pid] = asked(dsn, _BACKENDS)
+    return int(pid)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that does nothing but keep its sockets open."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with trio.fail_after(30):
+        while not condition():  # noqa: ASYNC110  # what is waited for is outside of Trio
+            await trio.sleep(0.01)
+
+
+def before_the_hand_over(locker: PostgresLocker, do: Callable[[], None]) -> None:
+    """Have the next acquire call it, blocking Trio, when it has asked and before it can be answered."""
+    thread = locker._thread
+    assert thread is not None
+    acquire = thread.acquire
+
+    def acquire_then_do(*arguments: Any) -> bool:
+        del thread.acquire
+        asked_the_server = acquire(*arguments)
+        do()
+        return asked_the_server
+
+    thread.acquire = acquire_then_do  # type: ignore[method-assign,assignment]
+
+
+async def nothing(lease: Lease) -> None:
+    """Work that is done at once."""
+
+
+async def never(lease: Lease) -> None:
+    """Work that must not be begun."""
+    raise AssertionError(f"ran under the lock {lease.lock_id}")
+
+
+def open_files() -> list[str]:
+    """What each file descriptor of this process stands for; sockets by number."""
+    with contextlib.suppress(OSError):
+        names = []
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # that of the directory itself
+                names.append(f"{name} {Path('/proc/self/fd', name).readlink()}")
+        return sorted(names)
+    return []

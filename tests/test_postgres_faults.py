@@ -1,0 +1,469 @@
+"""What `PostgresLocker` promises when the server ends the session, goes away, hangs, or is not what it should be."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+import trio
+from postgres_view import (
+    asked,
+    backend,
+    before_the_hand_over,
+    locks,
+    never,
+    nothing,
+    open_files,
+    stopped,
+    terminate,
+    until,
+)
+from psycopg.conninfo import make_conninfo
+
+from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, PostgresLocker
+from tickrunner_trio.lockers import _session
+
+if TYPE_CHECKING:
+    from tickrunner_trio import Lease
+    from tickrunner_trio._local_postgres import LocalPostgres
+
+LOGGER = "tickrunner_trio.lockers.postgres"
+
+
+async def works_again(locker: PostgresLocker) -> None:
+    with trio.fail_after(60):
+        while True:
+            try:
+                assert await locker.with_advisory_lock(5, nothing) is True
+            except DatabaseUnavailableError:
+                await trio.sleep(0.02)
+            else:
+                return
+
+
+# -- The session is lost while work runs (invariants 2 and 6 of `_session_thread`) -------------------------------------
+
+
+async def test_a_terminated_session_cancels_the_work_and_a_new_one_serves_by_itself(dsn: str) -> None:
+    ended: list[str] = []
+
+    async def work(lease: Lease) -> None:
+        try:
+            terminate(dsn)
+            await trio.sleep(60)
+        except trio.Cancelled:
+            ended.append("cancelled")
+            assert lease.lost
+            raise
+
+    async with PostgresLocker(dsn) as locker:
+        with pytest.raises(LockLostError, match="the lock 5 was lost while the work ran: terminating connection"):
+            await locker.with_advisory_lock(5, work)
+        await works_again(locker)
+    assert ended == ["cancelled"]
+
+
+async def test_every_lock_of_a_lost_session_is_lost(dsn: str) -> None:
+    working = 0
+    lost: list[int] = []
+
+    async def work(lease: Lease) -> None:
+        nonlocal working
+        working += 1
+        await trio.sleep(60)
+
+    async def run(lock_id: int) -> None:
+        try:
+            await locker.with_advisory_lock(lock_id, work)
+        except LockLostError:
+            lost.append(lock_id)
+
+    async with PostgresLocker(dsn) as locker, trio.open_nursery() as nursery:
+        for lock_id in range(20):
+            nursery.start_soon(run, lock_id)
+        await until(lambda: working == 20)
+        terminate(dsn)
+    assert sorted(lost) == list(range(20))
+
+
+async def test_a_loss_shows_at_once_although_the_trio_loop_is_blocked(dsn: str) -> None:
+    async def work(lease: Lease) -> None:
+        terminate(dsn)
+        deadline = time.monotonic() + 30
+        while not lease.lost:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)  # noqa: ASYNC251  # the loop is to be blocked
+
+    async with PostgresLocker(dsn) as locker:
+        with pytest.raises(LockLostError):  # although the work never met its cancellation
+            await locker.with_advisory_lock(5, work)
+
+
+async def test_what_the_work_raises_after_the_loss_is_the_cause(dsn: str) -> None:
+    error = ValueError("from the clean-up")
+
+    async def work(lease: Lease) -> None:
+        try:
+            terminate(dsn)
+            await trio.sleep(60)
+        finally:
+            raise error
+
+    async with PostgresLocker(dsn) as locker:
+        with pytest.raises(LockLostError) as caught:
+            await locker.with_advisory_lock(5, work)
+        assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
+async def test_what_ends_the_program_passes_through_a_loss(dsn: str, error: BaseException) -> None:
+    async def work(lease: Lease) -> None:
+        terminate(dsn)
+        with trio.CancelScope(shield=True):
+            await until(lambda: lease.lost)
+        raise error
+
+    async with PostgresLocker(dsn) as locker:
+        with pytest.raises(type(error)) as caught:
+            await locker.with_advisory_lock(5, work)
+        assert caught.value is error
+
+
+async def test_a_cancellation_from_outside_passes_through_a_loss(dsn: str) -> None:
+    async def work(lease: Lease) -> None:
+        terminate(dsn)
+        with trio.CancelScope(shield=True):
+            await until(lambda: lease.lost)
+        scope.cancel()
+        await trio.sleep_forever()
+
+    async with PostgresLocker(dsn) as locker:
+        with trio.CancelScope() as scope:
+            await locker.with_advisory_lock(5, work)
+        assert scope.cancelled_caught
+
+
+async def test_a_lost_id_is_refused_here_until_its_work_has_stopped(dsn: str) -> None:
+    """Invariant 1: the new session would grant it."""
+    go_on = trio.Event()
+
+    async def stubborn(lease: Lease) -> None:
+        with trio.CancelScope(shield=True):
+            await go_on.wait()
+
+    async with PostgresLocker(dsn) as locker:
+        with pytest.RaisesGroup(pytest.RaisesExc(LockLostError)):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(locker.with_advisory_lock, 7, stubborn)
+                await until(lambda: locks(dsn) == [7])
+                terminate(dsn)
+                with pytest.raises(DatabaseUnavailableError):
+                    while True:
+                        await locker.with_advisory_lock(5, nothing)
+                await works_again(locker)
+                assert await locker.with_advisory_lock(7, never) is False
+                assert locks(dsn) == []
+                go_on.set()
+        assert await locker.with_advisory_lock(7, nothing) is True
+
+
+async def test_a_lock_lost_before_it_was_handed_over_runs_nothing(dsn: str) -> None:
+    async with PostgresLocker(dsn) as locker:
+
+        def granted_and_lost() -> None:
+            deadline = time.monotonic() + 30
+            while locks(dsn) != [5]:
+                assert time.monotonic() < deadline
+            terminate(dsn)
+            while "terminating" not in repr(locker):
+                assert time.monotonic() < deadline
+
+        before_the_hand_over(locker, granted_and_lost)
+        with pytest.raises(DatabaseUnavailableError, match="terminating connection"):
+            await locker.with_advisory_lock(5, never)
+        await works_again(locker)
+
+
+# -- The server goes away ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate", "kill"])
+async def test_while_the_server_is_away_locks_are_unavailable_and_afterwards_work_by_themselves(
+    own_postgres: LocalPostgres, mode: Literal["fast", "immediate", "kill"], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+
+    async def work(lease: Lease) -> None:
+        await trio.to_thread.run_sync(own_postgres.stop, mode)
+        await trio.sleep(60)
+
+    async with PostgresLocker(own_postgres.dsn) as locker:
+        with pytest.raises(LockLostError):
+            await locker.with_advisory_lock(5, work)
+        await until(lambda: "Connection refused" in repr(locker))
+        for _ in range(3):
+            with pytest.raises(DatabaseUnavailableError, match=r"there is no session with PostgreSQL: .*refused"):
+                await locker.with_advisory_lock(5, never)
+        await until(lambda: caplog.text.count("will try on") >= 3)
+        levels = [record.levelname for record in caplog.records]
+        assert levels == ["INFO", "WARNING", *["DEBUG"] * (len(levels) - 2)], "one warning for an outage"
+        own_postgres.start()
+        await works_again(locker)
+        assert caplog.records[-1].getMessage().startswith("session opened: PostgreSQL")
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+
+
+async def test_a_server_that_is_away_at_the_start_is_no_error(
+    own_postgres: LocalPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_postgres.stop()
+    async with PostgresLocker(own_postgres.dsn) as locker:
+        with pytest.raises(DatabaseUnavailableError, match="refused"):
+            await locker.with_advisory_lock(5, never)
+        own_postgres.start()
+        await works_again(locker)
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+
+
+async def test_a_read_only_server_is_unavailable_until_it_takes_writes(own_postgres: LocalPostgres) -> None:
+    asked(own_postgres.dsn, "ALTER DATABASE postgres SET default_transaction_read_only = on")
+    async with PostgresLocker(own_postgres.dsn) as locker:
+        with pytest.raises(DatabaseUnavailableError, match="session is read-only"):
+            await locker.with_advisory_lock(5, never)
+        other = make_conninfo(own_postgres.dsn, dbname="template1")
+        asked(other, "ALTER DATABASE postgres RESET default_transaction_read_only")
+        await works_again(locker)
+
+
+async def test_too_many_connections_are_waited_for(own_postgres: LocalPostgres) -> None:
+    asked(own_postgres.dsn, "CREATE ROLE crowded LOGIN PASSWORD 'sesame' CONNECTION LIMIT 0")
+    async with PostgresLocker(make_conninfo(own_postgres.dsn, user="crowded", password="sesame")) as locker:
+        with pytest.raises(DatabaseUnavailableError, match="too many connections"):
+            await locker.with_advisory_lock(5, never)
+        asked(own_postgres.dsn, "ALTER ROLE crowded CONNECTION LIMIT 5")
+        await works_again(locker)
+
+
+async def test_a_wrong_password_later_on_is_a_wrong_configuration_until_it_is_right_again(
+    own_postgres: LocalPostgres,
+) -> None:
+    admin = own_postgres.dsn
+    asked(admin, "CREATE ROLE rotated LOGIN PASSWORD 'sesame'")
+    async with PostgresLocker(make_conninfo(admin, user="rotated", password="sesame")) as locker:
+        await works_again(locker)
+        asked(admin, "ALTER ROLE rotated PASSWORD 'other'")
+        terminate(admin)
+        await until(lambda: "authentication failed" in repr(locker))
+        with pytest.raises(LockerConfigurationError, match="correct the user, the password") as caught:
+            await locker.with_advisory_lock(5, never)
+        assert "sesame" not in str(caught.value)
+        asked(admin, "ALTER ROLE rotated PASSWORD 'sesame'")
+        await until(lambda: "ready" in repr(locker))
+        await works_again(locker)
+
+
+async def test_of_several_hosts_one_that_hangs_does_not_bar_the_next(own_postgres: LocalPostgres) -> None:
+    [silent] = await trio.open_tcp_listeners(0, host="127.0.0.1")  # the kernel accepts, nobody answers
+    port = f"{silent.socket.getsockname()[1]},{own_postgres.dsn.rsplit(':', 1)[1].split('/')[0]}"
+    conninfo = make_conninfo(own_postgres.dsn, host="127.0.0.1,127.0.0.1", port=port, connect_timeout=2)
+    async with silent, PostgresLocker(conninfo) as locker:
+        assert await locker.with_advisory_lock(5, nothing) is True
+
+
+# -- The server hangs --------------------------------------------------------------------------------------------------
+
+
+async def test_a_hung_backend_costs_an_acquire_the_session(
+    own_postgres: LocalPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_session, "REPLY_SECONDS", 0.5)
+    dsn = own_postgres.dsn
+    lost: list[bool] = []
+
+    async def work(lease: Lease) -> None:
+        with stopped(backend(dsn)), trio.CancelScope(shield=True):
+            with pytest.raises(DatabaseUnavailableError, match=r"did not reply within 0\.5 seconds"):
+                await locker.with_advisory_lock(6, never)
+            lost.append(lease.lost)
+
+    async with PostgresLocker(dsn) as locker:
+        with trio.fail_after(60), pytest.raises(LockLostError):
+            await locker.with_advisory_lock(5, work)
+        assert lost == [True]
+        await until(lambda: locks(dsn) == [])
+        await works_again(locker)
+
+
+async def test_a_hung_backend_delays_a_release_only_so_long(
+    own_postgres: LocalPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_session, "REPLY_SECONDS", 0.5)
+    dsn = own_postgres.dsn
+    with contextlib.ExitStack() as hung:
+
+        async def work(lease: Lease) -> None:
+            hung.enter_context(stopped(backend(dsn)))
+
+        async with PostgresLocker(dsn) as locker:
+            with trio.fail_after(60):
+                assert await locker.with_advisory_lock(5, work) is True, "the work was done under the lock"
+            assert "did not reply" in repr(locker), "it returned when the session was closed, and not before"
+            hung.close()
+            await until(lambda: locks(dsn) == [])
+            await works_again(locker)
+
+
+@pytest.mark.parametrize("holding", [False, True])
+async def test_a_hung_backend_does_not_delay_leaving(own_postgres: LocalPostgres, holding: bool) -> None:
+    dsn = own_postgres.dsn
+    threads, files = threading.active_count(), open_files()
+    begun = trio.Event()
+
+    async def work(lease: Lease) -> None:
+        begun.set()
+        await trio.sleep_forever()
+
+    async def run() -> None:
+        with pytest.raises(LockLostError):
+            await locker.with_advisory_lock(5, work)
+
+    async with trio.open_nursery() as nursery:
+        with contextlib.ExitStack() as hung:
+            async with PostgresLocker(dsn) as locker:
+                if holding:
+                    nursery.start_soon(run)
+                    await begun.wait()
+                hung.enter_context(stopped(backend(dsn)))
+                hanging_since = trio.current_time()
+            # Below the reply bound: nothing was asked of the server any more.
+            assert trio.current_time() - hanging_since < 4
+    assert threading.active_count() == threads
+    assert open_files() == files
+
+
+async def test_leaving_interrupts_a_statement_and_answers_those_who_wait(own_postgres: LocalPostgres) -> None:
+    errors: list[BaseException] = []
+
+    async def ask() -> None:
+        try:
+            await locker.with_advisory_lock(5, never)
+        except Exception as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        with contextlib.ExitStack() as hung:
+            async with PostgresLocker(own_postgres.dsn) as locker:
+                hung.enter_context(stopped(backend(own_postgres.dsn)))
+                nursery.start_soon(ask)
+                await until(lambda: "1 held" in repr(locker))
+                locker._thread.stop()  # type: ignore[union-attr]
+                await until(lambda: errors)
+    assert [type(error) for error in errors] == [trio.ClosedResourceError]
+
+
+async def test_a_hung_postmaster_delays_neither_answers_nor_leaving(own_postgres: LocalPostgres) -> None:
+    assert own_postgres.pid is not None
+    async with PostgresLocker(own_postgres.dsn) as locker:
+        with contextlib.ExitStack() as hung:
+            pid = backend(own_postgres.dsn)
+            hung.enter_context(stopped(own_postgres.pid))
+            os.kill(pid, signal.SIGTERM)
+            with trio.fail_after(2):  # well below connect_timeout, which an attempt is waiting for
+                await until(lambda: "ready" not in repr(locker))
+                await trio.sleep(0.3)
+                with pytest.raises(DatabaseUnavailableError, match="terminating connection"):
+                    await locker.with_advisory_lock(5, never)
+                await locker.__aexit__(None, None, None)
+
+
+# -- Doubt costs the session -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        (b"SELECT 1 / (id - 6) = 0 FROM unnest($1::bigint[]) AS id", "division by zero"),
+        (
+            b"SELECT pg_sleep(60) IS NULL FROM unnest($1::bigint[]) AS id",
+            "canceling statement due to statement timeout",
+        ),
+        (b"CREATE TEMP TABLE mine (id int)", "parameter"),
+    ],
+)
+async def test_a_failed_statement_costs_the_session_and_all_of_its_locks(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, statement: bytes, reason: str
+) -> None:
+    monkeypatch.setattr(_session, "_STATEMENT_TIMEOUT_MS", b"300")
+    seen: list[bool] = []
+
+    async def work(lease: Lease) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(_session, "_TRY_LOCK", statement)
+            with trio.CancelScope(shield=True), pytest.raises(DatabaseUnavailableError, match=reason):
+                await locker.with_advisory_lock(6, never)
+        seen.append(lease.lost)
+
+    async with PostgresLocker(dsn) as locker:
+        with pytest.raises(LockLostError, match=reason):
+            await locker.with_advisory_lock(5, work)
+        assert seen == [True]
+        await works_again(locker)
+
+
+async def test_an_unlock_that_says_false_costs_the_session(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    others: list[bool] = []
+
+    async def other(lease: Lease) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(_session, "_TRY_LOCK", b"SELECT true FROM unnest($1::bigint[]) AS id")
+            assert await locker.with_advisory_lock(-6, nothing) is True
+        others.append(lease.lost)
+
+    async with PostgresLocker(dsn) as locker:
+        with pytest.raises(LockLostError, match="did not hold the lock -6"):
+            await locker.with_advisory_lock(5, other)
+        assert others == [True]
+        assert "did not hold the lock -6 that was to be released" in caplog.text
+        await works_again(locker)
+
+
+@pytest.mark.parametrize("method", ["try_lock", "unlock", "read_unasked", "close"])
+async def test_a_bug_in_the_thread_answers_everybody_and_loses_every_lock(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    """Invariant 4."""
+    close = _session.Session.close
+
+    def broken(session: _session.Session, *arguments: object) -> None:
+        close(session)
+        raise ZeroDivisionError("a bug")
+
+    async def work(lease: Lease) -> None:
+        monkeypatch.setattr(_session.Session, method, broken)
+        with trio.CancelScope(shield=True):
+            match method:
+                case "try_lock":
+                    with pytest.raises(RuntimeError, match="died of a bug, ZeroDivisionError"):
+                        await locker.with_advisory_lock(6, never)
+                case "unlock":
+                    assert await locker.with_advisory_lock(6, nothing) is True
+                case _:
+                    terminate(dsn)
+            await until(lambda: lease.lost)
+            await until(lambda: "died of a bug" in repr(locker))
+            with pytest.raises(RuntimeError, match="died of a bug, ZeroDivisionError"):
+                await locker.with_advisory_lock(6, never)
+
+    with trio.fail_after(60):
+        async with PostgresLocker(dsn) as locker:
+            with pytest.raises(LockLostError):
+                await locker.with_advisory_lock(5, work)
+    assert [record.levelname for record in caplog.records].count("CRITICAL") == 1
