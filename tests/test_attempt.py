@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from datetime import UTC, timedelta
 from typing import Any
@@ -23,7 +22,6 @@ from tickrunner_trio import (
     TickReport,
     request_id,
 )
-from tickrunner_trio._attempt import Attempt
 
 
 async def nothing(tick: Tick) -> None:
@@ -346,13 +344,13 @@ def test_what_ends_the_program_passes_through_a_gate_and_a_locker_too(kind: type
     def gate() -> bool:
         raise kind
 
-    for subject, outcome in (
+    for subject, expected in (
         (service(nothing, should_run=gate), Outcome.FAILED),
         (service(nothing, ScriptedLocker(refuses=kind())), Outcome.LOCKER_ERROR),
     ):
         with pytest.raises(kind):
             virtually(subject.tick)
-        assert subject.health().last_outcome is outcome
+        assert subject.health().last_outcome is expected
 
 
 def test_of_a_group_only_what_ends_the_program_passes_through() -> None:
@@ -504,8 +502,7 @@ def test_a_locker_that_runs_the_work_too_late_is_refused_and_the_first_report_st
     async def main() -> TickReport:
         nonlocal nursery
         async with trio.open_nursery() as nursery:
-            report = await subject.tick()
-        return report
+            return await subject.tick()
 
     assert virtually(main).outcome is Outcome.LOCKER_ERROR
     assert late == ["refused"]
@@ -555,7 +552,7 @@ def test_a_cancelled_tick_whose_work_raises_is_cancelled_and_one_that_returns_is
         with trio.CancelScope(shield=True):
             await trio.sleep(5)
 
-    for work, outcome in ((raises, Outcome.CANCELLED), (returns, Outcome.SUCCESS)):
+    for work, expected in ((raises, Outcome.CANCELLED), (returns, Outcome.SUCCESS)):
         subject = service(work)
 
         async def main(subject: Any = subject) -> None:
@@ -563,7 +560,7 @@ def test_a_cancelled_tick_whose_work_raises_is_cancelled_and_one_that_returns_is
                 await subject.tick()
 
         virtually(main)
-        assert subject.health().last_outcome is outcome
+        assert subject.health().last_outcome is expected
 
 
 @pytest.mark.parametrize("checkpoint", range(1, 12))
@@ -710,29 +707,6 @@ def test_a_skip_is_for_debugging_only(script: dict[str, Any], caplog: pytest.Log
     caplog.set_level(logging.DEBUG)
     tick_of(nothing, ScriptedLocker(**script), should_run=lambda: bool(script))
     assert [(record.levelname, record.message) for record in caplog.records] == [("DEBUG", "tick skipped")]
-
-
-def test_work_that_fails_leaves_nothing_to_the_garbage_collector() -> None:
-    async def work(tick: Tick) -> None:
-        raise OSError("x")
-
-    subject = service(work, on_error=lambda error: None)
-
-    def attempts() -> int:
-        return sum(isinstance(thing, Attempt) for thing in gc.get_objects())
-
-    async def main() -> None:
-        gc.collect()
-        before = attempts()
-        for _ in range(20):
-            await subject.tick()
-        assert attempts() == before
-
-    gc.disable()
-    try:
-        virtually(main)
-    finally:
-        gc.enable()
 
 
 def test_an_outage_is_warned_of_once_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:

@@ -210,9 +210,9 @@ def test_two_servers_run_at_once_without_seeing_each_other(
 
 
 def test_settings_reach_the_server() -> None:
-    with local_postgres(settings={"max_connections": 7, "autovacuum": False, "work_mem": "1MB"}) as server:
-        with psycopg.connect(server.dsn) as connection:
-            shown = [connection.execute(f"SHOW {n}").fetchone() for n in ("max_connections", "autovacuum", "work_mem")]
+    settings = {"max_connections": 7, "autovacuum": False, "work_mem": "1MB"}
+    with local_postgres(settings=settings) as server, psycopg.connect(server.dsn) as connection:
+        shown = [connection.execute(f"SHOW {n}").fetchone() for n in ("max_connections", "autovacuum", "work_mem")]
     assert shown == [("7",), ("off",), ("1MB",)]
 
 

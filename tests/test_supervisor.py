@@ -350,7 +350,7 @@ def test_a_crash_after_a_drain_is_logged_and_not_restarted(caplog: pytest.LogCap
     subject = crashing(6)
     assert virtually(drained_at, 5, Supervisor([subject])) == 6
     assert subject.entered == [0]
-    assert [record.message for record in caplog.records] == ["service sweep crashed; it was being drained"]
+    assert [record.message for record in caplog.records] == ["service crashing crashed; it was being drained"]
 
 
 def test_a_service_that_was_drained_by_itself_is_not_restarted_and_the_others_go_on() -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -145,7 +145,7 @@ class Attempt:
         except BaseException as error:
             self._report(Outcome.FAILED, error)
             if isinstance(error, Exception):
-                return False
+                return False  # noqa: ASYNC104 - a plain function raises no cancellation
             raise
         if not is_open:
             self._report(Outcome.GATED)
@@ -254,16 +254,12 @@ class Attempt:
 async def _caught(
     scope: trio.CancelScope, function: Callable[..., Awaitable[object]], *args: object
 ) -> tuple[object, BaseException | None]:
-    """Await it within the scope; return what it returned, and what it raised past the scope.
-
-    No method: the traceback of an error refers to the frames that it went through. If one of them referred to the
-    attempt, whose report has the error, each failing tick would leave a cycle to the garbage collector.
-    """
+    """Await it within the scope; return what it returned, and what it raised past the scope."""
     try:
         with scope:
             return await function(*args), None
-    except BaseException as error:
-        return None, error
+    except BaseException as error:  # noqa: ASYNC103 - `_raise_what_ends_more` raises it again, after the report
+        return None, error  # noqa: ASYNC104 - as above
     return None, None
 
 
@@ -281,6 +277,6 @@ def _raise_what_ends_more(error: BaseException | None) -> None:
     """
     ordinary = (Exception,) if _is_cancelled() else (Exception, trio.Cancelled)
     if isinstance(error, BaseExceptionGroup):
-        error = error.split(ordinary)[1]
+        error = cast("BaseExceptionGroup[BaseException]", error).split(ordinary)[1]
     if error is not None and not isinstance(error, ordinary):
         raise error

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, MutableMapping
+    from collections.abc import Generator, Mapping, MutableMapping
 
     from ._config import Logger
 
@@ -34,7 +34,7 @@ def new_request_id() -> str:
 
 
 @contextmanager
-def request_id_set_to(value: str | None) -> Iterator[None]:
+def request_id_set_to(value: str | None) -> Generator[None]:
     """Let `request_id` return ``value`` within the block."""
     token = _request_id.set(value)
     try:

@@ -16,7 +16,7 @@ import sys
 import sysconfig
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 #: Frames below these are the machinery on the way to the user's mistake, not the place of it.
 _MACHINERY = tuple(
@@ -41,21 +41,23 @@ class UsageError(CommandError):
 
 def only_leaf(error: BaseException) -> BaseException:
     """Return the one exception that a group of one carries, however deep; any other exception as it is."""
-    while isinstance(error, BaseExceptionGroup) and len(_members(error)) == 1:
-        error = _members(error)[0]
-    return error
+    members = _members(error)
+    return only_leaf(members[0]) if len(members) == 1 else error
 
 
 def command_error_in(error: BaseException) -> CommandError | None:
     """Return the first `CommandError` of a group that holds nothing else, or the exception itself if it is one."""
-    if isinstance(error, BaseExceptionGroup):
-        found = [command_error_in(each) for each in _members(error)]
+    if members := _members(error):
+        found = [command_error_in(each) for each in members]
         return None if None in found else found[0]
     return error if isinstance(error, CommandError) else None
 
 
-def _members(group: BaseExceptionGroup[Any]) -> tuple[BaseException, ...]:
-    return group.exceptions
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    """Return what is in a group; nothing for what is none."""
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).exceptions
+    return ()
 
 
 def told(error: BaseException) -> str:

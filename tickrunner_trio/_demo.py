@@ -14,6 +14,7 @@ database on somebody's own server. Their names say where they come from.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -99,7 +100,7 @@ async def _perform(example: Path, *, replicas: int, seconds: float, kill: bool) 
     async with contextlib.AsyncExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="tickrunner-demo-"))
         database = await stack.enter_async_context(demo_database(stack.enter_context(_server())))
-        processes = []
+        processes: list[Replica] = []
         for number in range(1, replicas + 1):
             name = f"replica-{number}"
             settings = {
@@ -199,8 +200,8 @@ async def _shown(board: Board, database: DemoDatabase) -> AsyncGenerator[Callabl
 
 def _require_packages() -> None:
     try:
-        import psycopg  # noqa: F401, PLC0415 - of the extra "demo"
-        import rich  # noqa: F401, PLC0415
+        for package in ("psycopg", "rich"):  # of the extra "demo"
+            importlib.import_module(package)
     except ImportError as error:
         raise UsageError(
             f"the demo needs packages that are not there ({error}): run 'python -m pip install tickrunner-trio[demo]'"
@@ -244,7 +245,7 @@ def _server() -> Generator[str]:
 async def _tell_example(environment: Mapping[str, str], *arguments: str) -> None:
     """Run a command of the example application to its end, or kill it."""
 
-    async def kill(process: trio.Process) -> None:
+    async def kill(process: trio.Process) -> None:  # noqa: ASYNC124 - `deliver_cancel` wants an async function
         process.kill()
 
     done = await trio.run_process(

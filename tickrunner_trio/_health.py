@@ -80,17 +80,16 @@ class WorkerHealth:
             last_tick=at,
             last_outcome=outcome,
         )
-        match outcome.result:
-            case "success":
-                last_success = at if self.last_success is None else max(self.last_success, at)
-                return replace(ticked, last_success=last_success, last_error="", consecutive_failures=0)
-            case "error":
-                return replace(
-                    ticked,
-                    last_failure=at,
-                    last_error="" if error is None else describe_error(error),
-                    consecutive_failures=self.consecutive_failures + 1,
-                )
+        if outcome.result == "success":
+            last_success = at if self.last_success is None else max(self.last_success, at)
+            return replace(ticked, last_success=last_success, last_error="", consecutive_failures=0)
+        if outcome.result == "error":
+            return replace(
+                ticked,
+                last_failure=at,
+                last_error="" if error is None else describe_error(error),
+                consecutive_failures=self.consecutive_failures + 1,
+            )
         return ticked
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum, auto
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from ._errors import DatabaseUnavailableError
 
@@ -109,5 +109,6 @@ def judge(*, lost: bool, cancelled: bool, timed_out: bool, error: BaseException 
 def _says_unavailable(error: BaseException) -> bool:
     """Whether it is a `DatabaseUnavailableError`, or a group of nothing else, as a nursery of the work's raises it."""
     if isinstance(error, BaseExceptionGroup):
-        return error.split(DatabaseUnavailableError)[1] is None
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return group.split(DatabaseUnavailableError)[1] is None
     return isinstance(error, DatabaseUnavailableError)

@@ -52,9 +52,9 @@ def _pid_file(directory: Path) -> list[str]:
 
 def _forget_killed(directory: Path) -> None:
     """Free what a killed postmaster left in the kernel: a System V segment, which goes with no directory."""
-    match [line.split() for line in _pid_file(directory)[6:7]]:
-        case [[_, segment]]:
-            ctypes.CDLL(None).shmctl(int(segment), 0, None)  # 0 is IPC_RMID
+    lines = _pid_file(directory)
+    if len(lines) > 6 and len(lines[6].split()) == 2:
+        ctypes.CDLL(None).shmctl(int(lines[6].split()[1]), 0, None)  # 0 is IPC_RMID
     (directory / "data" / "postmaster.pid").unlink(missing_ok=True)
 
 
@@ -156,7 +156,7 @@ class _Keeper:
         password_file.unlink()
         if status != 0:
             shutil.rmtree(self.directory / "data", ignore_errors=True)
-            self._fail(f"initdb of {str(self._bin_dir)!r} failed with exit status {status}")
+            raise self._failure(f"initdb of {str(self._bin_dir)!r} failed with exit status {status}")
 
     def _runs(self) -> bool:
         # initdb, because it needs the shared libraries of the wheel, which postgres does not.
@@ -208,7 +208,7 @@ class _Keeper:
         if not last and b"could not bind" in (self.directory / "log").read_bytes():
             return False
         reason = f"not ready after {_START_SECONDS:.0f} s" if status is None else f"exit status {status}"
-        self._fail(f"PostgreSQL did not start: {reason}")
+        raise self._failure(f"PostgreSQL did not start: {reason}")
 
     def _spawned(
         self, command: list[str], *, stdout: int | None = None, environment: dict[str, str] | None = None
@@ -223,7 +223,7 @@ class _Keeper:
                 stdout=stderr if stdout is None else stdout,
                 stderr=stderr,
                 env=environment,
-                preexec_fn=self._prepare,
+                preexec_fn=self._prepare,  # noqa: PLW1509 - the keeper has no threads
                 user=user,
                 group=group,
                 extra_groups=None if user is None else [],
@@ -236,9 +236,9 @@ class _Keeper:
             finally:
                 program.kill()
 
-    def _fail(self, what: str) -> NoReturn:
+    def _failure(self, what: str) -> LocalPostgresError:
         tail = (self.directory / "log").read_text(errors="replace").splitlines()[-20:]
-        raise LocalPostgresError("\n  ".join([f"{what}. The last lines of its log:", *tail]))
+        return LocalPostgresError("\n  ".join([f"{what}. The last lines of its log:", *tail]))
 
 
 def _server_owner() -> tuple[int, int] | None:

@@ -40,7 +40,7 @@ from ._reporting import tell_of
 from ._schedule import Schedule, hold_until, jitter, stalled_after
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Generator
     from datetime import datetime
 
     from ._outcome import Tick, TickReport
@@ -192,7 +192,7 @@ class Service:
     # What the loop does.
 
     @contextmanager
-    def _being_run(self) -> Iterator[None]:
+    def _being_run(self) -> Generator[None]:
         if self._run_task is not None:
             raise trio.BusyResourceError(f"another task runs the service {self.name!r} already: run it once")
         self._run_task = trio.lowlevel.current_task()

@@ -56,7 +56,10 @@ class Supervisor:
         self._services = tuple(services)
         _check_services(self._services)
         if isinstance(drain_timeout, bool) or not isinstance(drain_timeout, int | float):
-            raise TypeError(f"drain_timeout must be a number of seconds (an int or a float), got {drain_timeout!r}: write one, such as 30")
+            raise TypeError(
+                f"drain_timeout must be a number of seconds (an int or a float), got {drain_timeout!r}: "
+                "write one, such as 30"
+            )
         if not drain_timeout >= 0:
             raise ValueError(f"drain_timeout must be 0 or more seconds, got {drain_timeout!r}: math.inf waits for ever")
         self._drain_timeout = drain_timeout

@@ -1,0 +1,49 @@
+"""How Sphinx builds these pages. `nox -s docs` makes an error of each warning, and of each name that leads nowhere."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as version_of
+from typing import TYPE_CHECKING, Any
+
+from sphinx.ext.napoleon import Config, GoogleDocstring
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+project = "tickrunner_trio"
+author = "the tickrunner_trio authors"
+copyright = author  # noqa: A001 - Sphinx's name for it
+version = release = version_of("tickrunner-trio")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+html_theme = "furo"
+exclude_patterns = ["_build"]
+
+default_role = "py:obj"  # `Name` in a docstring is a reference, and so a promise that the name exists
+nitpicky = True
+autodoc_member_order = "bysource"
+autodoc_class_signature = "separated"
+autodoc_default_options = {"members": True, "undoc-members": True, "exclude-members": "__new__, __init__"}
+autodoc_typehints = "signature"
+
+# Names of other projects. They are no links: resolving them would need the network at each build.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(trio|outcome|psycopg|logging|datetime|collections\.abc|typing|enum|dataclasses|contextlib)(\..*)?"),
+    (
+        r"py:.*",
+        r"(None|True|False|bool|int|float|str|object|BaseException|Exception|TypeError|ValueError|RuntimeError)",
+    ),
+    (r"py:class", r"Logger"),  # the alias of `_config` for a logger or an adapter
+]
+
+
+def _read_google_style(  # noqa: PLR0917 - as Sphinx calls it
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    # Sphinx's own napoleon does the same to attributes, and takes what stands before the first colon for a type.
+    if what not in ("attribute", "data", "property"):
+        lines[:] = GoogleDocstring(list(lines), Config(), app, what, name, obj, options).lines()
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", _read_google_style)

@@ -1,0 +1,119 @@
+"""What one does with this project, each as one command: ``nox -s <session>``; ``nox -l`` lists them.
+
+Nothing but Python and pip is needed: each session makes a virtual environment of its own and installs what
+pyproject.toml says. With uv on the path, that is what makes them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"  # the first with nox.project.dependency_groups
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"  # a second run starts at once; -r false makes it anew
+nox.options.sessions = ["tests", "lint", "types", "docs"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+CHECKED = ("tickrunner_trio", "examples", "tests", "benchmarks", "docs/conf.py", "noxfile.py")
+PARALLEL = ("--numprocesses=2",)  # each worker has a server of its own; `-- -n0` for one process and --pdb
+
+# Of flake8-async, what ruff lacks, those about cancellation first of all. Not 910 and 911: they ask of each private
+# function a checkpoint on each path, where it is enough that the public one which calls it has one.
+ASYNC_RULES = "ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC111,ASYNC112,ASYNC113,ASYNC118,ASYNC119,ASYNC120,ASYNC121"
+ASYNC_RULES += ",ASYNC122,ASYNC123,ASYNC124,ASYNC128,ASYNC300,ASYNC912,ASYNC913"
+
+
+def install(session: nox.Session, *groups: str, extras: str = "") -> None:
+    """Install this checkout, editable, and groups of pyproject.toml."""
+    needs = nox.project.dependency_groups(PYPROJECT, *groups)
+    session.install("--quiet", "--editable", f".{extras}", *needs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Watch three replicas share work over a real PostgreSQL, and one of them die. Takes the command's options."""
+    install(session, extras="[demo]")
+    session.run("tickrunner", "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests on the Python that runs nox. Takes pytest's options."""
+    install(session, "test", extras="[demo]")
+    session.run("pytest", *PARALLEL, *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def tests_all(session: nox.Session) -> None:
+    """Run the tests on each supported Python; `tests_all-3.12` for one. Takes pytest's options."""
+    tests(session)
+
+
+@nox.session
+def tests_lowest(session: nox.Session) -> None:
+    """Run the tests with the oldest releases that the library's own bounds allow. Takes pytest's options."""
+    install(session, "test", extras="[demo]")
+    oldest = [bound.replace(">=", "==") for bound in PYPROJECT["project"]["dependencies"]]
+    # The C half of psycopg must be of the same release as the rest.
+    session.install("--quiet", *oldest, "psycopg[binary]")
+    session.run("pytest", *PARALLEL, *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests and report the lines and branches that none of them reached. Takes `coverage report`'s options."""
+    install(session, "coverage", extras="[demo]")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-q")
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check format, ruff's rules and flake8-async's. `nox -s lint -- --fix` mends what can be mended."""
+    session.install("--quiet", *nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check", *session.posargs, *CHECKED)
+    session.run("ruff", "format", *([] if session.posargs else ["--check"]), *CHECKED)
+    sources = sorted(str(path) for folder in ("tickrunner_trio", "examples") for path in Path(folder).rglob("*.py"))
+    session.run("flake8-async", f"--enable={ASYNC_RULES}", *sources)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Hold package, example and benchmarks to mypy strict, the package to pyright strict and complete public types."""
+    install(session, "types", "bench", extras="[demo]")
+    session.run("mypy")
+    session.run("mypy", "benchmarks")
+    session.run("pyright", "--pythonpath", str(Path(session.virtualenv.bin, "python")))
+    session.run("pyright", "--verifytypes", "tickrunner_trio", "--ignoreexternal")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into docs/_build; every warning is an error."""
+    install(session, "docs")
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build")
+    session.log("open docs/_build/index.html")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what benchmarks/README.md lists; fail when a figure is out of its bound."""
+    install(session, "bench")
+    session.run("python", "benchmarks/memory.py", *session.posargs)
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the wheel, install it away from the checkout, and run the demo from there."""
+    directory = session.create_tmp()
+    session.install("--quiet", "build")
+    session.run("python", "-m", "build", "--wheel", "--outdir", directory, silent=True)
+    wheel = max(Path(directory).glob("*.whl"), key=lambda path: path.stat().st_mtime)
+    session.install("--quiet", "--force-reinstall", f"{wheel}[demo]")
+    session.chdir(directory)
+    session.run("tickrunner", "demo", "--seconds", "6", "--no-kill")

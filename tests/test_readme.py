@@ -1,0 +1,127 @@
+"""The README does what it says: its Python runs, its commands exist, and CI runs the very line that it gives."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from cli_processes import run_to_end, started
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+#: The conninfo that stands for the reader's own database.
+CONNINFO = '"host=db dbname=app"'
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line.removeprefix("$ ") for block in blocks("console") for line in block.splitlines()]
+
+
+A_SERVICE, ON_THE_COMMAND_LINE, TESTING_A_SERVICE = blocks("python")
+
+
+@pytest.fixture
+def myapp(dsn: str, tmp_path: Path) -> Path:
+    """The module of the README, on a database that is there."""
+    assert CONNINFO in ON_THE_COMMAND_LINE
+    (tmp_path / "myapp.py").write_text(A_SERVICE + ON_THE_COMMAND_LINE.replace(CONNINFO, repr(dsn)), encoding="utf-8")
+    return tmp_path
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_service_ticks(dsn: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tickrunner_trio._service.jitter", lambda *_: 0.0)  # the first tick at once
+    namespace: dict[str, Any] = {}
+    exec(A_SERVICE, namespace)
+    caplog.set_level("INFO")
+
+    async def until_it_has_ticked() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(namespace["main"], dsn)
+            with trio.fail_after(60):
+                while "sweeping" not in caplog.messages:  # noqa: ASYNC110 - a log record sets no event
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+    trio.run(until_it_has_ticked)
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command.startswith("tickrunner check")])
+def test_the_check_passes(myapp: Path, command: str) -> None:
+    status, stdout, stderr = run_to_end(*command.split()[1:], cwd=myapp)
+    assert (status, stderr) == (0, "")
+    assert "sweep" in stdout
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command.startswith("tickrunner run")])
+def test_the_services_run_until_a_signal(myapp: Path, command: str) -> None:
+    with started(*command.split()[1:], cwd=myapp) as process:
+        process.wait_for("services started")
+        process.signal(signal.SIGINT)
+        assert process.end()[0] == 0
+
+
+def test_the_test_passes_and_can_fail(tmp_path: Path) -> None:
+    def closing_line(test: str) -> str:
+        module = tmp_path / "test_sweep.py"
+        module.write_text(A_SERVICE + test, encoding="utf-8")
+        options = ["-q", "-c", str(tmp_path / "pytest.ini"), "-p", "no:cacheprovider"]
+        (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n", encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, str(module)], capture_output=True, text=True, check=False
+        )
+        return done.stdout.splitlines()[-1]
+
+    assert closing_line(TESTING_A_SERVICE).startswith("1 passed")
+    assert closing_line(TESTING_A_SERVICE.replace("== 60", "== 61")).startswith("1 failed")
+
+
+def sessions() -> Iterator[str]:
+    for node in ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and any("nox.session" in ast.unparse(it) for it in node.decorator_list):
+            assert ast.get_docstring(node)
+            yield node.name
+
+
+def test_the_two_lines_are_these_and_name_sessions_that_exist() -> None:
+    lines = [command for command in commands() if not command.startswith("tickrunner ")]
+    assert lines == [f"python -m pip install nox && nox -s {session}" for session in ("demo", "tests")]
+    assert {"demo", "tests", "lint", "types", "docs", "bench"} <= set(sessions())
+
+
+def test_every_session_that_a_page_names_exists() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/*.md")]
+    named = {name for page in pages for name in re.findall(r"nox -s ([a-z_]+)", page.read_text(encoding="utf-8"))}
+    assert {"demo", "tests", "lint", "bench"} <= named <= set(sessions())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="runs a line of a bash script")
+def test_ci_runs_the_line_of_the_readme() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (extraction,) = [line for line in script.splitlines() if line.startswith("command=")]
+    bash = ["bash", "-c", f'{extraction}; printf %s "$command"']
+    done = subprocess.run(bash, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "python -m pip install nox && nox -s tests"
+
+
+def test_no_example_is_left_out() -> None:
+    assert len(re.findall("^```", README, flags=re.MULTILINE)) == 2 * len(blocks("python") + blocks("console"))
