@@ -201,17 +201,26 @@ async def test_cancelled_work_keeps_the_lock_until_its_clean_up_has_ended(dsn: s
 
 
 async def test_the_moment_of_the_cancellation_decides_even_if_the_answer_comes_before_the_caller_runs(dsn: str) -> None:
+    began = 0
+
+    async def work(lease: Lease) -> None:
+        nonlocal began
+        assert not scope.cancel_called
+        began += 1
+        await trio.sleep_forever()
+
     async with PostgresLocker(dsn) as locker:
         for _ in range(50):
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(locker.with_advisory_lock, 5, never)
+                    nursery.start_soon(locker.with_advisory_lock, 5, work)
                     while "1 held" not in repr(locker):
                         await trio.lowlevel.checkpoint()
                     scope.cancel()
                     time.sleep(0.002)  # noqa: ASYNC251  # the answer is there when Trio runs again
             await until(lambda: "0 held" in repr(locker))
             assert locks(dsn) == []
+    assert began < 50, "the answer always came before the cancellation, so nothing was shown"
 
 
 async def test_a_lock_granted_to_a_cancelled_caller_is_let_go(dsn: str) -> None:
