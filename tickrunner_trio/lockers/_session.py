@@ -63,7 +63,7 @@ _NOT_MENDED_BY_WAITING = {
     r"authentication failed for user|no password supplied": _CREDENTIALS,  # 28P01, 28000
     r"pg_hba\.conf (entry|rejects)|is not permitted to log in|permission denied for database": _CREDENTIALS,
     r"FATAL: +(role|database) .* does not exist": _CREDENTIALS,  # 28000, 3D000
-    r"^invalid |^could not match |^bad value |codec failed|^embedded null": "correct that parameter of conninfo",
+    r"^invalid |^could not match |^bad value ": "correct that parameter of conninfo",
     r"does not support SSL": "correct sslmode in conninfo, or switch on SSL at the server",
     r"root certificate file .* does not exist|certificate verify failed": "correct sslrootcert or sslmode in conninfo",
 }
@@ -153,8 +153,10 @@ class Session:
                     return self._connected_once(make_conninfo("", **attempt), seconds)
                 except psycopg.Error as error:
                     reasons.append(self._blotted(str(error)))
-        except (psycopg.Error, ValueError) as error:  # ValueError: a host name that idna cannot encode, or with a NUL
+        except psycopg.Error as error:
             reasons.append(self._blotted(str(error)))
+        except ValueError as error:  # each Python has its own words for what idna cannot encode
+            reasons.append(self._blotted(f"invalid host name: {error}"))
         remedies = [_remedy(reason) for reason in reasons]
         reason = "; ".join(dict.fromkeys(reasons))
         if all(remedies):
