@@ -6,6 +6,7 @@ pyproject.toml says. With uv on the path, that is what makes them.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nox
@@ -13,6 +14,7 @@ import nox
 nox.needs_version = ">=2025.2.9"  # the first with nox.project.dependency_groups
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"  # a second run starts at once; -r false makes it anew
+nox.options.envdir = os.environ.get("NOX_ENVDIR", ".nox")  # CI wants nothing of an earlier run
 nox.options.sessions = ["tests", "lint", "types", "docs"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")

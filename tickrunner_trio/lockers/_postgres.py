@@ -186,13 +186,11 @@ class PostgresLocker:
         for lease in self._callers:
             lease.lose("its PostgresLocker was left")
             lease.scope.cancel()
-        with trio.move_on_after(_STOPPING_WORK_SECONDS) as waiting:  # noqa: ASYNC912 - without callers none is needed
-            waiting.shield = True
+        with trio.move_on_after(_STOPPING_WORK_SECONDS, shield=True):  # noqa: ASYNC912 - without callers none is needed
             while self._callers:
                 await self._leaving.park()
         thread.stop()
-        with trio.move_on_after(_STOPPING_THREAD_SECONDS) as waiting:
-            waiting.shield = True
+        with trio.move_on_after(_STOPPING_THREAD_SECONDS, shield=True):
             await self._ended.wait()
             thread.join(1.0)  # it has nothing left to do but to return
             return
@@ -245,8 +243,7 @@ async def _released(thread: SessionThread, lease: PostgresLease) -> None:
     confirmed = trio.Event()
     if not thread.release(lease, confirmed.set):
         return
-    with trio.move_on_after(_RELEASE_SECONDS) as waiting:
-        waiting.shield = True
+    with trio.move_on_after(_RELEASE_SECONDS, shield=True):
         await confirmed.wait()
         return
     log_safely(_log, logging.WARNING, "nobody confirmed the release of the lock %d in time", lease.lock_id)
