@@ -208,11 +208,20 @@ def test_a_gate_that_raises_is_failed_and_the_lock_is_not_tried() -> None:
     assert report.error is error
 
 
-def test_a_gate_that_gives_a_coroutine_in_disguise_is_failed_and_named() -> None:
-    async def gate() -> bool:
-        return False
+class Later:
+    """An awaitable that is no coroutine."""
 
-    report = tick_of(nothing, should_run=lambda: gate())  # type: ignore[arg-type,return-value]
+    def __await__(self) -> Any:
+        raise AssertionError("awaited")
+
+
+async def _gate() -> bool:
+    return False
+
+
+@pytest.mark.parametrize("gate", [lambda: _gate(), lambda: Later()])
+def test_a_gate_that_gives_an_awaitable_in_disguise_is_failed_and_named(gate: Any) -> None:
+    report = tick_of(nothing, should_run=gate)
     assert report.outcome is Outcome.FAILED
     assert "should_run" in str(report.error)
 

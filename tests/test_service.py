@@ -367,6 +367,22 @@ def test_a_forced_tick_in_the_hold_runs_under_the_same_lock_and_moves_its_end_no
 
 
 @pytest.mark.usefixtures("no_jitter")
+def test_a_forced_tick_in_the_hold_goes_through_the_gate() -> None:
+    work = Diary()
+    subject = service(work, should_run=lambda: trio.current_time() < 5)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            await trio.sleep(6)
+            assert (await subject.tick()).outcome is Outcome.GATED
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert work.starts == [0]
+
+
+@pytest.mark.usefixtures("no_jitter")
 def test_forced_ticks_queue_behind_the_tick_in_flight_and_behind_each_other() -> None:
     work = Diary(2)
     subject = service(work)
