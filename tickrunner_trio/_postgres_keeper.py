@@ -36,6 +36,7 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0  # for each of the (at most three) ways to stop; the postmaster kills slow backends itself after 5
 _PORT_ATTEMPTS = 10
 _SOCKET_PATH_BYTES = 103  # macOS; Linux allows four more
+_UNFIT = frozenset(',"$`\\')  # a comma separates hosts for libpq; initdb puts paths in double quotes for a shell
 
 
 class LocalPostgresError(RuntimeError):
@@ -118,17 +119,17 @@ class _Keeper:
         return {}
 
     def _make_directory(self, temporary: str) -> None:
-        """Make it where a unix socket will do for libpq, by length and without a comma, and its owner gets in."""
+        """Make it where its owner gets in, a unix socket will do for libpq, and so will the shell that initdb calls."""
         for parent in dict.fromkeys((temporary, "/tmp", "/var/tmp")):  # noqa: S108  # mkdtemp makes it unguessable
             with contextlib.suppress(OSError):
                 self.directory = path = Path(tempfile.mkdtemp(prefix="tickrunner-postgres-", dir=parent))
-                fits = len(os.fsencode(path / ".s.PGSQL.65535")) <= _SOCKET_PATH_BYTES and "," not in str(path)
+                fits = len(os.fsencode(path / ".s.PGSQL.65535")) <= _SOCKET_PATH_BYTES and not _UNFIT & set(str(path))
                 if fits and (self._owner is None or self._given(path)):
                     return
                 shutil.rmtree(path)
         raise LocalPostgresError(
             f"neither {temporary!r} nor /tmp nor /var/tmp can hold the server's directory: set TMPDIR to a directory "
-            "with a short path without a comma, which the user 'nobody' can enter if you are root"
+            f"with a short path without any of {' '.join(sorted(_UNFIT))} which the user 'nobody' can enter if you are root"
         )
 
     def _given(self, path: Path) -> bool:
