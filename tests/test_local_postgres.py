@@ -371,7 +371,11 @@ def test_as_root_binaries_and_temporary_directory_may_lie_where_only_root_gets_i
 def test_it_runs_for_an_ordinary_user() -> None:
     nobody = pwd.getpwnam("nobody")
     how: dict[str, Any] = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-    probe = ["-c", "import os, sys; sys.exit(sys.version_info < (3, 11) or not os.access(sys.argv[1], os.X_OK))"]
+    probe = [
+        "-c",
+        "import os, sys; sys.exit(sys.version_info < (3, 11) or not all(os.access(path, os.R_OK) for path in sys.argv[1:]))",
+        _local_postgres.__file__,
+    ]
     installed = [str(found.directory) for found in server_binaries()]
     for python, binaries in itertools.product((sys.executable, "/usr/bin/python3"), installed):
         with contextlib.suppress(OSError):
@@ -379,7 +383,7 @@ def test_it_runs_for_an_ordinary_user() -> None:
                 break
     else:
         refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-        refuse("an ordinary user can run no Python here, or not the server's programs")
+        refuse("an ordinary user can run no Python here, or cannot get at the server's programs or at this checkout")
     caller = Caller(binaries, python=python, **how, cwd="/")
     assert answers(caller.dsn)
     caller.end()

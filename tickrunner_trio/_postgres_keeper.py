@@ -129,7 +129,7 @@ class _Keeper:
                 shutil.rmtree(path)
         raise LocalPostgresError(
             f"neither {temporary!r} nor /tmp nor /var/tmp can hold the server's directory: set TMPDIR to a directory "
-            f"with a short path without any of {' '.join(sorted(_UNFIT))} which the user 'nobody' can enter if you are root"
+            f"with a short path without any of {' '.join(sorted(_UNFIT))}, which 'nobody' can enter if you are root"
         )
 
     def _given(self, path: Path) -> bool:
