@@ -38,13 +38,15 @@ pytestmark = [
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's help, which only Linux gives")
 
+PACKAGE = Path(_local_postgres.__file__).parent
+
 # A caller in a process of its own: it tells where its server is, then waits for the end of its stdin.
 # It loads the launcher without its package, which any Python can that has no packages.
-CALLER = f"""
+CALLER = """
 import json, sys, types
 
 package = sys.modules["package"] = types.ModuleType("package")
-package.__path__ = [{str(Path(_local_postgres.__file__).parent)!r}]
+package.__path__ = [sys.argv.pop(1)]
 from package import _local_postgres as launcher
 bin_dir = sys.argv[1] if sys.argv[1:] else None
 with launcher.local_postgres(bin_dir=bin_dir) as server:
@@ -108,9 +110,9 @@ def spinning(dsn: str) -> Iterator[int]:
 class Caller:
     """The program above, and all of its processes."""
 
-    def __init__(self, *arguments: str, python: str = sys.executable, **how: Any) -> None:
+    def __init__(self, *arguments: str, python: str = sys.executable, package: Path = PACKAGE, **how: Any) -> None:
         self.process = subprocess.Popen(
-            [python, "-c", CALLER, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **how
+            [python, "-c", CALLER, str(package), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **how
         )
         assert self.process.stdout is not None
         self.keeper, self.server, directory, self.dsn = json.loads(self.process.stdout.readline())
@@ -371,11 +373,7 @@ def test_as_root_binaries_and_temporary_directory_may_lie_where_only_root_gets_i
 def test_it_runs_for_an_ordinary_user() -> None:
     nobody = pwd.getpwnam("nobody")
     how: dict[str, Any] = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-    probe = [
-        "-c",
-        "import os, sys; sys.exit(sys.version_info < (3, 11) or not all(os.access(path, os.R_OK) for path in sys.argv[1:]))",
-        _local_postgres.__file__,
-    ]
+    probe = ["-c", "import os, sys; sys.exit(sys.version_info < (3, 11) or not os.access(sys.argv[1], os.X_OK))"]
     installed = [str(found.directory) for found in server_binaries()]
     for python, binaries in itertools.product((sys.executable, "/usr/bin/python3"), installed):
         with contextlib.suppress(OSError):
@@ -383,12 +381,16 @@ def test_it_runs_for_an_ordinary_user() -> None:
                 break
     else:
         refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-        refuse("an ordinary user can run no Python here, or cannot get at the server's programs or at this checkout")
-    caller = Caller(binaries, python=python, **how, cwd="/")
-    assert answers(caller.dsn)
-    caller.end()
-    assert caller.process.returncode == 0
-    assert caller.nothing_is_left()
+        refuse("an ordinary user can run no Python here, or cannot get at the server's programs")
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # the checkout may lie where only root gets in
+        Path(directory).chmod(0o755)
+        for module in (_local_postgres, _postgres_keeper):
+            shutil.copy(module.__file__, directory)
+        caller = Caller(binaries, python=python, package=Path(directory), **how, cwd="/")
+        assert answers(caller.dsn)
+        caller.end()
+        assert caller.process.returncode == 0
+        assert caller.nothing_is_left()
 
 
 # -- Nothing is left ---------------------------------------------------------------------------------------------------
