@@ -417,7 +417,7 @@ def test_a_caller_killed_while_it_starts_leaves_nothing() -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         Path(directory).chmod(0o755)
         environment = os.environ | {"TMPDIR": directory}
-        process = subprocess.Popen([sys.executable, "-c", CALLER], env=environment, stdin=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-c", CALLER, str(PACKAGE)], env=environment, stdin=subprocess.PIPE)
         assert eventually(lambda: bool(list(Path(directory).glob("*/data/base"))))  # initdb is at work
         process.kill()
         process.wait()
