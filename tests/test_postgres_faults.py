@@ -24,7 +24,7 @@ from postgres_view import (
     terminate,
     until,
 )
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, PostgresLocker
 from tickrunner_trio.lockers import _session
@@ -431,7 +431,7 @@ async def test_an_unlock_that_says_false_costs_the_session(
         with pytest.raises(LockLostError, match="did not hold the lock -6"):
             await locker.with_advisory_lock(5, other)
         assert others == [True]
-        assert "did not hold the lock -6 that was to be released" in caplog.text
+        await until(lambda: "did not hold the lock -6 that was to be released" in caplog.text)
         await works_again(locker)
 
 
@@ -467,3 +467,96 @@ async def test_a_bug_in_the_thread_answers_everybody_and_loses_every_lock(
             with pytest.raises(LockLostError):
                 await locker.with_advisory_lock(5, work)
     assert [record.levelname for record in caplog.records].count("CRITICAL") == 1
+
+
+@pytest.mark.parametrize("statement", ["_TRY_LOCK", "_UNLOCK"])
+@pytest.mark.parametrize("rows", [0, 2])
+async def test_a_reply_of_another_number_of_rows_costs_the_session_and_answers_everybody(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, statement: str, rows: int
+) -> None:
+    wrong = f"SELECT true FROM pg_catalog.generate_series(1, {rows}) WHERE $1::pg_catalog.int8[] IS NOT NULL"
+    async with PostgresLocker(dsn) as locker:
+        await locker.with_advisory_lock(4, nothing)
+        monkeypatch.setattr(_session, statement, wrong.encode())
+        with trio.fail_after(30):
+            if statement == "_TRY_LOCK":
+                with pytest.raises(DatabaseUnavailableError, match="did not reply"):
+                    await locker.with_advisory_lock(5, never)
+            else:
+                assert await locker.with_advisory_lock(5, nothing) is True
+        monkeypatch.undo()
+        await works_again(locker)
+        await until(lambda: locks(dsn) == [])
+
+
+async def test_a_ctrl_c_while_leaving_leaves_no_thread_and_no_lock(dsn: str) -> None:
+    """It ends the wait for the work; the thread is told to stop all the same."""
+    threads = threading.active_count()
+
+    async def stubborn(lease: Lease) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+
+    class Interrupted(KeyboardInterrupt):
+        pass
+
+    async def lost(locker: PostgresLocker) -> None:
+        with pytest.raises(LockLostError):
+            await locker.with_advisory_lock(5, stubborn)
+
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(Interrupted):
+            async with PostgresLocker(dsn) as locker:
+                nursery.start_soon(lost, locker)
+                await until(lambda: locks(dsn) == [5])
+
+                class Interrupting:
+                    async def park(self) -> None:
+                        raise Interrupted
+
+                    def unpark_all(self) -> None:
+                        """The work has stopped after all."""
+
+                locker._leaving = Interrupting()  # type: ignore[assignment]
+        await until(lambda: threading.active_count() == threads)
+        assert locks(dsn) == []
+
+
+async def test_a_locker_that_nobody_left_ends_its_thread_with_the_trio_run(dsn: str) -> None:
+    async def enter_only() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(PostgresLocker(dsn))
+            stack.pop_all()
+
+    threads = threading.active_count()
+    await trio.to_thread.run_sync(trio.run, enter_only)
+    terminate(dsn)
+    await until(lambda: threading.active_count() <= threads + 1)  # Trio keeps the worker thread for a while
+    assert asked(dsn, "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'tickrunner_trio %'") == []
+
+
+async def test_a_role_that_ends_idle_sessions_does_not_end_that_of_the_locker(own_postgres: LocalPostgres) -> None:
+    asked(own_postgres.dsn, "ALTER ROLE postgres SET idle_session_timeout = '200ms'")
+
+    async def work(lease: Lease) -> None:
+        await trio.sleep(1)
+        assert not lease.lost
+
+    async with PostgresLocker(own_postgres.dsn) as locker:
+        assert await locker.with_advisory_lock(5, work) is True
+
+
+async def test_one_dead_address_does_not_hide_what_another_of_the_host_says(own_postgres: LocalPostgres) -> None:
+    where = conninfo_to_dict(own_postgres.dsn)
+    conninfo = f"host=127.0.0.1,127.0.0.1 port=1,{where['port']} dbname=postgres user=postgres password=wrong"
+    with pytest.raises(LockerConfigurationError, match="correct the user, the password or the database"):
+        async with PostgresLocker(conninfo):
+            raise AssertionError("entered")
+
+
+async def test_a_connect_timeout_of_many_years_is_no_bug(dsn: str) -> None:
+    async with PostgresLocker(make_conninfo(dsn, connect_timeout=2_000_000_000)) as locker:
+        assert await locker.with_advisory_lock(5, nothing) is True

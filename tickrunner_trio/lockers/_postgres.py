@@ -52,7 +52,10 @@ class PostgresLocker:
     Args:
         conninfo: a connection string of libpq, a URI or ``key=value`` pairs; all of its parameters are respected. Where
             neither it nor the environment says otherwise, ``connect_timeout`` is 5 seconds, ``target_session_attrs`` is
-            ``read-write``, so that no standby is asked, and ``application_name`` is ``tickrunner_trio <host> <pid>``.
+            ``read-write``, so that no standby is asked, and ``application_name`` is ``tickrunner_trio <pid> <host>``.
+            Of a service file (``service=``) these two come second to that, and a host name in it is resolved by libpq,
+            which may hold up the whole process while DNS does not answer: write the host into ``conninfo``. To allow
+            standbys by ``target_session_attrs`` is to give up exclusion across a failover.
 
     Raises:
         TypeError: ``conninfo`` is not a str.
@@ -63,10 +66,12 @@ class PostgresLocker:
 
     Leaving it first cancels the work that still runs under a lock, which ends with `LockLostError`, and waits up to 5
     seconds until it has stopped; then it ends the session, and with it every lock, and waits up to 5 seconds for the
-    thread. Only a DNS server that does not answer can hold the thread longer: it then ends with that answer, is a
-    daemon, and does nothing more. Both waits are shielded.
+    thread. What holds the thread longer is outside of it, above all a DNS server that does not answer: it then ends
+    with that answer, is a daemon, and does nothing more. Both waits are shielded.
 
-    It belongs to the Trio run that entered it, and is entered once.
+    It belongs to the Trio run that entered it, and is entered once. A child that the process forks without an exec
+    shares the session's socket, so that the locks live until that child ends too. The waits above are on Trio's clock:
+    a `trio.testing.MockClock` with autojump jumps over them.
 
     Error handling: logger ``tickrunner_trio.lockers.postgres``. INFO: a session was opened. WARNING: one was lost, or
     the first attempt of an outage failed. DEBUG: the further attempts, and notices of the server. No record, error or
@@ -89,6 +94,7 @@ class PostgresLocker:
         self._callers: set[PostgresLease] = set()
         self._leaving = trio.lowlevel.ParkingLot()
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         """Start the thread and wait for its first attempt to connect, at most 15 seconds.
 
@@ -104,7 +110,7 @@ class PostgresLocker:
         self._thread = SessionThread(
             self._conninfo, self._token.run_sync_soon, attempted=self._attempted.set, ended=self._ended.set
         )
-        self._thread.start()
+        self._thread.start()  # a Ctrl-C comes before or after: this method is protected
         try:
             with trio.move_on_after(_FIRST_ATTEMPT_SECONDS):
                 await self._attempted.wait()
@@ -116,6 +122,7 @@ class PostgresLocker:
             raise
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -149,18 +156,18 @@ class PostgresLocker:
         await trio.lowlevel.checkpoint()
         thread = self._opened_thread()
         lease = PostgresLease(lock_id)
-        self._callers.add(lease)
+        if not await _acquired(thread, lease):
+            return False
         try:
-            if not await _acquired(thread, lease):
-                return False
+            self._callers.add(lease)
             try:
-                if lease.lost:  # between the grant and now
+                if self._closed or lease.lost:  # between the grant and now
                     raise trio.ClosedResourceError(_CLOSED) if self._closed else DatabaseUnavailableError(lease.loss)
                 await _run_under(lease, fn)
             finally:
                 await _released(thread, lease)  # noqa: ASYNC102 - it shields and bounds itself
         finally:
-            self._callers.remove(lease)
+            self._callers.discard(lease)
             self._leaving.unpark_all()
         return True
 
@@ -186,15 +193,21 @@ class PostgresLocker:
         for lease in self._callers:
             lease.lose("its PostgresLocker was left")
             lease.scope.cancel()
-        with trio.move_on_after(_STOPPING_WORK_SECONDS, shield=True):  # noqa: ASYNC912 - without callers none is needed
-            while self._callers:
-                await self._leaving.park()
-        thread.stop()
+        try:
+            with trio.move_on_after(_STOPPING_WORK_SECONDS, shield=True):  # noqa: ASYNC912 - without work none is needed
+                while self._callers:
+                    await self._leaving.park()
+        finally:
+            thread.stop()  # also after a Ctrl-C, which no shield keeps out
         with trio.move_on_after(_STOPPING_THREAD_SECONDS, shield=True):
             await self._ended.wait()
             thread.join(1.0)  # it has nothing left to do but to return
             return
-        log_safely(_log, logging.WARNING, "the thread did not end in time: it will when DNS has answered it")
+        log_safely(
+            _log,
+            logging.WARNING,
+            "the thread did not end in time: it will end when what holds it, DNS for example, lets go",
+        )
 
 
 @trio.lowlevel.enable_ki_protection  # a Ctrl-C between asking and waiting would leave the answer to nobody

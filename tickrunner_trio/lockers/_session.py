@@ -46,9 +46,14 @@ _STATEMENT_TIMEOUT_MS = b"4000"
 _CONNECT_SECONDS = 5  # libpq's own default is to wait for ever
 _OLDEST_SERVER = 140000
 
-_TRY_LOCK = b"SELECT pg_try_advisory_lock(id) FROM unnest($1::bigint[]) AS id"
-_UNLOCK = b"SELECT pg_advisory_unlock(id) FROM unnest($1::bigint[]) AS id"
-_SETTINGS = b"SELECT set_config('statement_timeout', $1, false)"
+# Qualified, so that no search_path of the role can put other functions in their place.
+_TRY_LOCK = b"SELECT pg_catalog.pg_try_advisory_lock(id) FROM pg_catalog.unnest($1::pg_catalog.int8[]) AS id"
+_UNLOCK = b"SELECT pg_catalog.pg_advisory_unlock(id) FROM pg_catalog.unnest($1::pg_catalog.int8[]) AS id"
+# A role's idle_session_timeout would end the session under the work that holds its locks.
+_SETTINGS = (
+    b"SELECT pg_catalog.set_config('statement_timeout', $1, false),"
+    b" pg_catalog.set_config('idle_session_timeout', '0', false)"
+)
 
 _HOW_TO_WRITE = (
     "conninfo is not a connection string that PostgreSQL's client library can read: write it as "
@@ -64,6 +69,9 @@ _NOT_MENDED_BY_WAITING = {
     r"pg_hba\.conf (entry|rejects)|is not permitted to log in|permission denied for database": _CREDENTIALS,
     r"FATAL: +(role|database) .* does not exist": _CREDENTIALS,  # 28000, 3D000
     r"^invalid |^could not match |^bad value ": "correct that parameter of conninfo",
+    r"could not parse network address|Servname not supported": "correct hostaddr or port in conninfo",
+    r"definition of service .* not found": "correct service in conninfo, or the service file",
+    r"authentication method requirement": "correct require_auth in conninfo, or the server's pg_hba.conf",
     r"does not support SSL": "correct sslmode in conninfo, or switch on SSL at the server",
     r"root certificate file .* does not exist|certificate verify failed": "correct sslrootcert or sslmode in conninfo",
 }
@@ -106,7 +114,7 @@ class Session:
             )
             if version < _OLDEST_SERVER:
                 raise LockerConfigurationError(f"the server is {self.description}: PostgreSQL 14 or newer is needed")
-            self._ask(_SETTINGS, _STATEMENT_TIMEOUT_MS)
+            self._ask(_SETTINGS, _STATEMENT_TIMEOUT_MS, rows=1)
         except BaseException:
             self.close()
             raise
@@ -121,11 +129,11 @@ class Session:
 
     def try_lock(self, lock_ids: Sequence[int]) -> list[bool]:
         """Try each lock once, and return for each whether it was had. The session must hold none of them."""
-        return self._ask(_TRY_LOCK, _array(lock_ids))
+        return self._ask(_TRY_LOCK, _array(lock_ids), rows=len(lock_ids))
 
     def unlock(self, lock_ids: Sequence[int]) -> None:
         """Let go of locks that the session holds; an answer that it held one not is a failure like any other."""
-        answers = self._ask(_UNLOCK, _array(lock_ids))
+        answers = self._ask(_UNLOCK, _array(lock_ids), rows=len(lock_ids))
         if not all(answers):
             self._fail(f"the server did not hold the lock {lock_ids[answers.index(False)]} that was to be released")
 
@@ -145,22 +153,25 @@ class Session:
 
     def _connected(self, parameters: ConnDict) -> PGconn:
         """Try each address for ``connect_timeout`` seconds, which libpq itself respects only where it blocks."""
-        reasons: list[str] = []
+        failures: list[tuple[object, str]] = []  # the host, and what it said
         try:
             seconds = timeout_from_conninfo(parameters)
             for attempt in conninfo_attempts(parameters):
                 try:
                     return self._connected_once(make_conninfo("", **attempt), seconds)
                 except psycopg.Error as error:
-                    reasons.append(self._blotted(str(error)))
+                    failures.append((attempt.get("host"), str(error)))
         except psycopg.Error as error:
-            reasons.append(self._blotted(str(error)))
+            failures.append((None, str(error)))
         except ValueError as error:  # each Python has its own words for what idna cannot encode
-            reasons.append(self._blotted(f"invalid host name: {error}"))
-        remedies = [_remedy(reason) for reason in reasons]
-        reason = "; ".join(dict.fromkeys(reasons))
-        if all(remedies):
-            raise LockerConfigurationError(f"{reason}: {remedies[0]}")
+            failures.append((None, f"invalid host name: {error}"))
+        reason = "; ".join(dict.fromkeys(self._blotted(said) for _, said in failures))
+        # One of a host's addresses may be dead while another tells what is wrong; another host may still let us in.
+        remedies: dict[object, str | None] = {}
+        for host, said in failures:
+            remedies[host] = remedies.get(host) or _remedy(said)
+        if all(remedies.values()):
+            raise LockerConfigurationError(f"{reason}: {next(iter(remedies.values()))}")
         raise DatabaseUnavailableError(reason)
 
     def _connected_once(self, conninfo: str, seconds: float) -> PGconn:
@@ -180,8 +191,8 @@ class Session:
             connection.finish()
             raise
 
-    def _ask(self, statement: bytes, parameter: bytes) -> list[bool]:
-        """Return the first column of the reply, as bools."""
+    def _ask(self, statement: bytes, parameter: bytes, *, rows: int) -> list[bool]:
+        """Return the first column of the reply, as bools; a reply of another number of rows is a failure."""
         deadline = time.monotonic() + REPLY_SECONDS
         connection, reply = self._connection, None
         try:
@@ -201,8 +212,8 @@ class Session:
                     self._fail(result.get_error_message())
         except psycopg.Error as error:
             self._fail(str(error))
-        if reply is None:
-            self._fail("the server did not reply to a statement")
+        if reply is None or reply.ntuples != rows:
+            self._fail(f"the server did not reply to a statement with {rows} rows")
         return [reply.get_value(row, 0) == b"t" for row in range(reply.ntuples)]
 
     def _wait_for_reply(self, events: int, deadline: float) -> None:
@@ -243,8 +254,9 @@ def _parameters(conninfo: str) -> ConnDict:
     for name, (variable, value) in defaults.items():
         if variable not in os.environ:
             parameters.setdefault(name, value)
-    # libpq looks at it last of all: after application_name in the string, PGAPPNAME and a service file.
-    parameters.setdefault("fallback_application_name", f"tickrunner_trio {socket.gethostname()} {os.getpid()}")
+    # The pid comes first, because the server cuts it off after 63 bytes. libpq looks at it last of all: after
+    # application_name in the string, PGAPPNAME and a service file.
+    parameters.setdefault("fallback_application_name", f"tickrunner_trio {os.getpid()} {socket.gethostname()}")
     return parameters
 
 
@@ -257,8 +269,9 @@ def _is_ambiguous(conninfo: str) -> bool:
     return uri is not None and "@" in uri[1]
 
 
-def _remedy(reason: str) -> str | None:
-    return next((remedy for pattern, remedy in _NOT_MENDED_BY_WAITING.items() if re.search(pattern, reason)), None)
+def _remedy(said: str) -> str | None:
+    said = " ".join(said.split())
+    return next((remedy for pattern, remedy in _NOT_MENDED_BY_WAITING.items() if re.search(pattern, said)), None)
 
 
 def _array(lock_ids: Sequence[int]) -> bytes:

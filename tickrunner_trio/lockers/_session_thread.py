@@ -270,14 +270,15 @@ class SessionThread:
         session, self._session = self._session, None
         try:
             if session is not None:
-                level = logging.INFO if self._stopping else logging.WARNING
-                log_safely(_log, level, "session ended, locks lost with it: %d; %s", len(lost), reason)
                 session.close()
                 if time.monotonic() - self._opened_at > _LONGEST_BACKOFF_SECONDS:
                     self._failures = 0
         finally:
             refused = (functools.partial(reply, outcome.Error(_error(refusal))) for _, reply in acquires)
             self._tell(*refused, *(reply for _, reply in releases))
+        if session is not None:  # last, since nobody knows how long a handler takes
+            level = logging.INFO if self._stopping else logging.WARNING
+            log_safely(_log, level, "session ended, locks lost with it: %d; %s", len(lost), reason)
 
     def _answered_releases(self, count: int) -> None:
         for lease, _ in self._releases[:count]:
@@ -292,8 +293,10 @@ class SessionThread:
     def _tell(self, *replies: Callable[[], object]) -> None:
         """Have them called in Trio's thread: one wake-up for all."""
         if replies:
-            with contextlib.suppress(trio.RunFinishedError):
+            try:
                 self._in_trio(_call_all, replies)
+            except trio.RunFinishedError:  # whoever entered the locker never left it: there is nobody to serve
+                self._stopping = True
 
     def _wait_until(self, deadline: float) -> None:
         while (seconds := deadline - time.monotonic()) > 0:
@@ -315,7 +318,8 @@ class SessionThread:
         if fd is not None:
             self._selector.register(fd, events)
         try:
-            ready = {key.fd for key, _ in self._selector.select(seconds)}
+            # Callers loop until their own deadline; what is beyond a day is beyond what epoll takes.
+            ready = {key.fd for key, _ in self._selector.select(None if seconds is None else min(seconds, 86_400.0))}
         finally:
             if fd is not None:  # libpq may close it and open another one under the same number
                 self._selector.unregister(fd)
