@@ -230,7 +230,7 @@ class Service:
             log_safely(
                 self._log,
                 logging.WARNING,
-                "slots missed: ticks take longer than the interval",
+                "slots missed: when they came, a tick was under way or the loop was blocked",
                 extra={"missed": schedule.missed - missed},
             )
         return taken_at
