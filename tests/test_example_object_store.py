@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -22,7 +23,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 # Below the line that makes them importable.
-from object_store import app, maintenance  # noqa: E402
+from object_store import app, journal, maintenance  # noqa: E402
 from object_store.catalogue import COPIES, Catalogue, CopyPlan  # noqa: E402
 from object_store.database import Database, SchemaMissingError  # noqa: E402
 from object_store.folders import FOLDERS, CorruptFileError, File, Folders  # noqa: E402
@@ -31,7 +32,7 @@ from object_store.settings import Settings, SettingsError  # noqa: E402
 from object_store.store import SEEDS, Store, sample  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from tickrunner_trio import Service
 
@@ -194,13 +195,32 @@ def test_commands_say_what_is_wrong_in_one_line(settings: Settings, capsys: pyte
         for folder in FOLDERS:
             (settings.root / folder).mkdir(parents=True)
         assert app.main(["put"]) == 2
-        assert "object_store.app seed" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "object_store.app seed" in said
+        assert said.count("\n") == 1
         assert app.main(["seed"]) == 0
         assert app.main(["put", "--count", "4", "--expires-in", "60"]) == 0
         assert len(copies(settings)) == SEEDS + 4
+        capsys.readouterr()
         patch.setenv("OBJECT_STORE_DSN", "host=127.0.0.1 port=1")
         assert app.main(["put"]) == 1
-        assert "cannot be asked" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "cannot be asked" in said
+        assert said.count("\n") == 1
+
+
+def test_put_needs_only_the_folder_that_it_writes_to(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in environment_of(settings).items():
+            patch.setenv(variable, value)
+        assert app.main(["seed"]) == 0
+        for folder in FOLDERS[1:]:
+            (settings.root / folder).rmdir()
+        assert app.main(["put"]) == 0
+        assert len(copies(settings)) == SEEDS + 1
+        (settings.root / FOLDERS[0]).rename(settings.root / "elsewhere")
+        assert app.main(["put"]) == 2
+        assert "without a:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--count", "-1"], ["--count", "x"], ["--expires-in", "nan"]])
@@ -230,6 +250,88 @@ async def test_replication_gives_each_object_a_second_copy_a_bounded_batch_at_a_
     assert abs(second.count("b") - second.count("c")) <= 1
     check_that_each_copy_is_intact(settings)
     check_that_each_file_is_a_copy(settings)
+
+
+@pytest.fixture(params=["missing", "no folder", "full"])
+def break_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Breaks a folder of a store, in one of the ways in which folders break."""
+
+    def break_folder(folder: Path) -> None:
+        if request.param == "full":
+            write = Folders._writing
+
+            def write_if_there_is_room(folders: Folders, file: File) -> Any:
+                if file.folder == folder.name:
+                    raise OSError(errno.ENOSPC, "no space left on device")
+                return write(folders, file)
+
+            monkeypatch.setattr(Folders, "_writing", write_if_there_is_room)
+        else:
+            folder.rmdir()
+            if request.param == "no folder":
+                folder.write_bytes(b"")
+
+    return break_folder
+
+
+@pytest.mark.trio
+async def test_replication_works_around_a_broken_folder_and_fails_at_the_end(
+    settings: Settings, break_folder: Callable[[Path], None]
+) -> None:
+    async with opened(settings) as parts:
+        await put(parts, *(f"o{number}" for number in range(maintenance.REPLICATE_AT_MOST - 1)))
+        break_folder(settings.root / "c")
+        with pytest.raises(OSError):  # noqa: PT011 - which one, the kind of damage says
+            await parts.maintenance.replicate()
+    assert set(map(tuple, copies(settings).values())) == {("a", "b")}
+    check_that_each_copy_is_intact(settings)
+
+
+@pytest.mark.trio
+async def test_rebalancing_works_around_a_broken_folder_and_fails_at_the_end(
+    settings: Settings, break_folder: Callable[[Path], None]
+) -> None:
+    async with opened(settings) as parts:
+        await put(parts, *(f"o{number}" for number in range(4)))
+        # Second copies in a folder that takes no part, so that only the first ones are there to be moved.
+        query(
+            settings.dsn,
+            "insert into object_store.copies select object_id, 'elsewhere', file_name || 'x' from object_store.copies",
+        )
+        break_folder(settings.root / "c")
+        with pytest.raises(OSError):  # noqa: PT011 - which one, the kind of damage says
+            await parts.maintenance.rebalance()
+    usage = (
+        "select folder, count(*) from object_store.copies where folder <> 'elsewhere' group by folder order by folder"
+    )
+    assert query(settings.dsn, usage) == [("a", 2), ("b", 2)]
+
+
+@pytest.mark.trio
+async def test_a_folder_that_is_gone_as_a_source_does_not_stop_the_copies_from_others(settings: Settings) -> None:
+    async with opened(settings) as parts:
+        await put(parts, "lost", "x", "y")
+        query(
+            settings.dsn,
+            "update object_store.copies set folder = 'c'"
+            " where object_id = (select id from object_store.objects where key = 'lost')",
+        )
+        (settings.root / "c").rmdir()
+        with pytest.raises(FileNotFoundError):
+            await parts.maintenance.replicate()
+    assert copies(settings) == {"lost": ["c"], "x": ["a", "b"], "y": ["a", "b"]}
+
+
+@pytest.mark.trio
+async def test_a_missing_folder_does_not_fill_the_queue(settings: Settings) -> None:
+    async with opened(settings) as parts:
+        await put(parts, "x")
+        (settings.root / "b").rmdir()
+        (settings.root / "c").rmdir()
+        for _ in range(3):
+            with pytest.raises(FileNotFoundError, match="mount it"):
+                await parts.maintenance.replicate()
+    assert queued(settings) == 0
 
 
 @pytest.mark.trio
@@ -477,6 +579,28 @@ async def test_each_service_does_its_pass_and_records_its_run(settings: Settings
 
 
 @pytest.mark.trio
+async def test_expiry_forgets_runs_that_ended_an_hour_ago_a_batch_at_a_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "FORGET_AT_MOST", 3)
+    async with opened(settings), opened_services(settings) as services:
+        for request_id, seen, times in [("old", "61 min", 5), ("long", "1 s", 1), ("recent", "59 min", 1)]:
+            query(
+                settings.dsn,
+                "insert into object_store.runs (service, replica, request_id, scheduled_at, started_at, last_seen_at)"
+                " select 's', 'r', %s, now(), now() - interval '2 h', now() - %s::interval from generate_series(1, %s)",
+                request_id,
+                seen,
+                times,
+            )
+        left = "select request_id from object_store.runs where service = 's' order by id"
+        await services["expiry"].tick()
+        assert query(settings.dsn, left) == [("old",), ("old",), ("long",), ("recent",)]
+        await services["expiry"].tick()
+    assert query(settings.dsn, left) == [("long",), ("recent",)]
+
+
+@pytest.mark.trio
 async def test_rebalancing_is_gated_by_its_setting(settings: Settings) -> None:
     off = Settings(dsn=settings.dsn, root=settings.root, replica="r1", rebalancing=False)
     async with opened(settings), opened_services(off) as services:
@@ -494,6 +618,7 @@ async def test_the_error_of_a_pass_comes_out_as_it_is_and_its_run_has_ended(sett
         report = await services["replication"].tick()
     assert report.outcome is Outcome.FAILED
     assert isinstance(report.error, CorruptFileError)
+    assert "restore it by hand, from another copy if the object has one" in str(report.error)
     assert query(settings.dsn, "select ended_at is not null from object_store.runs") == [(True,)]
 
 
@@ -545,6 +670,7 @@ async def test_without_its_tables_a_service_fails_and_says_how_to_create_them(se
         report = await services["expiry"].tick()
     assert report.outcome is Outcome.FAILED
     assert isinstance(report.error, SchemaMissingError)
+    assert "\n" not in str(report.error)
     assert "object_store.app seed" in str(report.error)
 
 

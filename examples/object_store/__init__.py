@@ -25,6 +25,9 @@ strength of a row that was committed before:
    writer's transaction then finds the announcement gone and gives the copy up. A writer that was merely slow can
    therefore not end up with a row and no file.
 
+What it does not cover is a disk that loses what it was told to keep: nothing reads a copy again once its object has two
+(see `folders.CorruptFileError`). A scrubber is the service that one would add.
+
 None of this leans on the advisory lock. The lock keeps replicas from doing the same work twice; the transactions make
 it harmless when, for once, they do. Cancellation (a timeout, a lost lock) is no different from a SIGKILL.
 """

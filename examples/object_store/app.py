@@ -26,7 +26,7 @@ from .folders import FOLDERS, Folders
 from .journal import Journal
 from .maintenance import Maintenance
 from .settings import Settings, SettingsError
-from .store import Store
+from .store import INBOX, Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -50,16 +50,16 @@ async def services() -> AsyncGenerator[list[Service], None]:
         LockerConfigurationError: the database cannot be used for locks as it is set up.
     """
     settings = Settings.from_environment()
-    await _check_folders(settings)
+    await _check_folders(settings, FOLDERS)
     async with Database(settings.dsn) as database, PostgresLocker(settings.dsn) as locker:
         yield build_services(settings, database, locker)
 
 
-async def _check_folders(settings: Settings) -> None:
+async def _check_folders(settings: Settings, folders: Sequence[str]) -> None:
     # Never created on the way: an empty folder in place of one that was not mounted would look like a loss of files.
-    if missing := await Folders(settings.root).missing():
+    if missing := await Folders(settings.root).missing(folders):
         raise SettingsError(
-            f"OBJECT_STORE_ROOT must hold the folders {', '.join(FOLDERS)}, got {str(settings.root)!r} without "
+            f"OBJECT_STORE_ROOT must hold the folders {', '.join(folders)}, got {str(settings.root)!r} without "
             f"{', '.join(missing)}: mount the right directory, or run 'python -m object_store.app seed'"
         )
 
@@ -76,6 +76,11 @@ def build_services(settings: Settings, database: Database, locker: AdvisoryLocke
             await handle_pass_result(tick.log, catalogue, result, count_key)
 
         return functools.partial(journal.record, run_pass)
+
+    async def expire() -> int:
+        expired = await maintenance.expire()
+        await journal.forget()
+        return expired
 
     replicate = work(maintenance.replicate, "objects_replicated")
     return [
@@ -104,7 +109,7 @@ def build_services(settings: Settings, database: Database, locker: AdvisoryLocke
                 name="expiry",
                 interval=1.5 * settings.pace,
                 locker=locker,
-                work=work(maintenance.expire, "objects_expired"),
+                work=work(expire, "objects_expired"),
                 tick_timeout=TICK_TIMEOUT,
             )
         ),
@@ -127,12 +132,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         trio.run(_run_command, options)
     except (DatabaseUnavailableError, OSError) as error:
-        print(f"object_store: {error}", file=sys.stderr)
+        _complain(error)
         return 1
     except (SettingsError, SchemaMissingError) as error:
-        print(f"object_store: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     return 0
+
+
+def _complain(error: Exception) -> None:
+    # In one line: libpq takes several for a refused connection.
+    print("object_store:", *str(error).split(), file=sys.stderr)
 
 
 async def _run_command(options: argparse.Namespace) -> None:
@@ -142,7 +152,7 @@ async def _run_command(options: argparse.Namespace) -> None:
         if options.command == "seed":
             print(f"{await store.seed()} new objects")
         else:
-            await _check_folders(settings)
+            await _check_folders(settings, [INBOX])
             await store.put_samples(options.count, expires_in=options.expires_in)
             print(f"{options.count} new objects")
 

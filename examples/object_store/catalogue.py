@@ -25,12 +25,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .folders import FOLDERS, File
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from typing import LiteralString
 
     from .database import Connection, Database
@@ -41,6 +41,9 @@ COPIES = 2
 #: Seconds after which a file that was announced and never confirmed is taken for its dead writer's. A safe distance
 #: above what one file takes; a writer that is slower still loses its work and nothing else.
 WRITING_TIME = 15.0
+
+#: From one folder to another.
+Way: TypeAlias = tuple[str, str]
 
 SCHEMA = Path(__file__).with_name("schema.sql")
 
@@ -53,6 +56,11 @@ class CopyPlan:
     sha256: str
     source: File
     target: File
+
+    @property
+    def way(self) -> Way:
+        """The folder it comes from and the one it goes to."""
+        return self.source.folder, self.target.folder
 
 
 class _TooLateError(Exception):
@@ -138,8 +146,8 @@ class Catalogue:
 
     # Choosing what to do. At random, so that one object that cannot be copied never blocks the others.
 
-    async def next_to_replicate(self) -> CopyPlan | None:
-        """Return an object with too few copies, and the emptiest of the folders that do not have it."""
+    async def next_to_replicate(self, *, without: Collection[Way] = ()) -> CopyPlan | None:
+        """Return an object with too few copies, and the emptiest folder that has none, by a way not left out."""
         return await self._plan(
             """
             select o.id, o.sha256, c.folder, c.file_name, f.folder
@@ -149,37 +157,46 @@ class Catalogue:
             where (select count(*) from object_store.copies where object_id = o.id) < %(copies)s
                 and not exists (select from object_store.copies where object_id = o.id and folder = f.folder)
                 and (o.expires_at is null or o.expires_at > clock_timestamp())
+                and (c.folder, f.folder) not in (select * from unnest(%(sources)s::text[], %(targets)s::text[]))
             order by (select count(*) from object_store.copies where folder = f.folder), random()
             limit 1
-            """
+            """,
+            without,
         )
 
-    async def next_to_rebalance(self) -> CopyPlan | None:
-        """Return a copy to move from the fullest folder to the emptiest; None if no move would even them out."""
+    async def next_to_rebalance(self, *, without: Collection[Way] = ()) -> CopyPlan | None:
+        """Return a copy to move by the way, of those not left out, that evens most; None if no move would even any."""
         return await self._plan(
             """
             with usage as (
                 select f.folder, count(c.object_id) as copies
                 from unnest(%(folders)s::text[]) f (folder) left join object_store.copies c using (folder)
                 group by f.folder
-            ),
-            fullest as (select * from usage order by copies desc limit 1),
-            emptiest as (select * from usage order by copies limit 1)
-            select o.id, o.sha256, c.folder, c.file_name, emptiest.folder
-            from fullest
-                join emptiest on fullest.copies - emptiest.copies > 1
-                join object_store.copies c on c.folder = fullest.folder
+            )
+            select o.id, o.sha256, c.folder, c.file_name, emptier.folder
+            from usage fuller
+                join usage emptier on fuller.copies - emptier.copies > 1
+                join object_store.copies c on c.folder = fuller.folder
                 join object_store.objects o on o.id = c.object_id
             where (select count(*) from object_store.copies where object_id = o.id) >= %(copies)s
-                and not exists (select from object_store.copies where object_id = o.id and folder = emptiest.folder)
-            order by random()
+                and not exists (select from object_store.copies where object_id = o.id and folder = emptier.folder)
+                and (c.folder, emptier.folder) not in (select * from unnest(%(sources)s::text[], %(targets)s::text[]))
+            order by fuller.copies - emptier.copies desc, random()
             limit 1
-            """
+            """,
+            without,
         )
 
-    async def _plan(self, query: LiteralString) -> CopyPlan | None:
+    async def _plan(self, query: LiteralString, without: Collection[Way]) -> CopyPlan | None:
+        values = {
+            "folders": list(FOLDERS),
+            "copies": COPIES,
+            "sources": [source for source, _ in without],
+            "targets": [target for _, target in without],
+        }
+
         def plan(connection: Connection) -> CopyPlan | None:
-            row = connection.execute(query, {"folders": list(FOLDERS), "copies": COPIES}).fetchone()
+            row = connection.execute(query, values).fetchone()
             if row is None:
                 return None
             object_id, sha256, folder, name, target = row

@@ -94,7 +94,8 @@ class Database:
             self._close_idle()
             raise DatabaseUnavailableError(f"the catalogue's database cannot be asked: {error}") from error
         except psycopg.errors.UndefinedTable as error:
-            raise SchemaMissingError(f"{error}: run 'python -m object_store.app seed' first") from error
+            said = error.diag.message_primary  # and not the statement with a marker below it
+            raise SchemaMissingError(f"{said}: run 'python -m object_store.app seed' first") from error
         self._idle.append(connection)
         return result
 

@@ -7,6 +7,7 @@ folder (a backup, a person) take every file without the suffix for a complete on
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import uuid
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
     from pathlib import Path
 
 #: The folders of the store. In real life these are disks, buckets, or machines.
@@ -28,7 +29,12 @@ CHUNK_SIZE = 16 * 1024
 
 
 class CorruptFileError(Exception):
-    """A file does not hold what the catalogue says that it holds."""
+    """A file does not hold what the catalogue says that it holds.
+
+    Files are checked when they are copied, and only then: one that rots or is truncated after its object has both
+    copies is not noticed, unless rebalancing happens to move it. What would notice is a scrubber, a service that reads
+    every copy from time to time; this example has none.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +71,14 @@ class Folders:
         for folder in FOLDERS:
             await (self._root / folder).mkdir(parents=True, exist_ok=True)
 
-    async def missing(self) -> list[str]:
-        """Return the folders that are not there."""
-        return [folder for folder in FOLDERS if not await (self._root / folder).is_dir()]
+    async def missing(self, folders: Iterable[str]) -> list[str]:
+        """Return those of ``folders`` that are not there."""
+        return [folder for folder in folders if not await (self._root / folder).is_dir()]
+
+    async def check(self, folder: str) -> None:
+        """Raise `FileNotFoundError` if ``folder`` is not there."""
+        if await self.missing([folder]):
+            raise FileNotFoundError(errno.ENOENT, "folder is missing: mount it", str(self._root / folder))
 
     async def write(self, file: File, data: bytes) -> None:
         """Write ``data`` durably."""
@@ -90,7 +101,8 @@ class Folders:
             if digest.hexdigest() != sha256:
                 raise CorruptFileError(
                     f"{self._path(source)} has the checksum {digest.hexdigest()}, the catalogue says {sha256}: "
-                    "restore it from the other copy or from a backup"
+                    "restore it by hand, from another copy if the object has one (compare its checksum first), "
+                    "else from a backup"
                 )
 
     async def remove(self, file: File) -> None:

@@ -2,6 +2,8 @@
 
 It is evidence that does not rest on the library's word: two rows of one service whose times overlap are two replicas
 at the same work. A run that was killed has no `ended_at`; its `last_seen_at` is then at most 50 ms older than its end.
+
+Runs are kept for an hour: the expiry pass calls `Journal.forget`, so the table stays as small as an hour makes it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
     from .database import Database
 
 SEEN_INTERVAL = 0.05  #: Seconds.
+
+#: Seconds.
+KEPT_FOR = 3600.0
+
+#: Runs per call. A pass of expiry adds a handful between two calls, so a backlog shrinks.
+FORGET_AT_MOST = 500
 
 _log = component_logger("journal")
 
@@ -54,6 +62,19 @@ class Journal:
             with trio.CancelScope(shield=True):
                 await self._end(run_id)
         result.unwrap()
+
+    async def forget(self) -> None:
+        """Delete runs that were last seen more than an hour ago: of the 500 oldest, those; the next call goes on.
+
+        Raises:
+            DatabaseUnavailableError: the database is away.
+        """
+        # The primary key says which are the oldest: no further index for each run, and each sign of life, to maintain.
+        query = (
+            "delete from object_store.runs where id in (select id from object_store.runs order by id limit %s)"
+            " and last_seen_at < clock_timestamp() - make_interval(secs => %s)"
+        )
+        await self._database.run(lambda connection: connection.execute(query, [FORGET_AT_MOST, KEPT_FOR]))
 
     async def _begin(self, tick: Tick) -> int:
         query = (

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from tickrunner_trio import component_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
-    from .catalogue import Catalogue, CopyPlan
+    from .catalogue import Catalogue, CopyPlan, Way
     from .folders import Folders
 
 #: Steps per pass: what takes about half an interval at most, so that a backlog does not make every tick late.
@@ -29,6 +29,9 @@ class Maintenance:
     """The maintenance of one store. Every pass returns how many objects or files it dealt with.
 
     Raises, from every pass: `DatabaseUnavailableError` while the database is away, and what `Folders` raises.
+
+    A folder that is missing, full or broken does not stop the others: the passes that copy leave it out once it has
+    failed, do what they can, and raise its `OSError` at the end, so that the tick fails and somebody notices.
     """
 
     def __init__(self, catalogue: Catalogue, folders: Folders) -> None:
@@ -37,21 +40,17 @@ class Maintenance:
 
     async def replicate(self) -> int:
         """Give objects that have too few copies another one."""
-
-        async def step() -> bool:
-            plan = await self._catalogue.next_to_replicate()
-            return plan is not None and await self._copy(plan, self._catalogue.add_copy)
-
-        return await _repeat(step, REPLICATE_AT_MOST)
+        catalogue = self._catalogue
+        return await self._copy_many(
+            lambda failed: catalogue.next_to_replicate(without=failed), catalogue.add_copy, REPLICATE_AT_MOST
+        )
 
     async def rebalance(self) -> int:
         """Move copies from the fullest folder to the emptiest, until they are even."""
-
-        async def step() -> bool:
-            plan = await self._catalogue.next_to_rebalance()
-            return plan is not None and await self._copy(plan, self._catalogue.move_copy)
-
-        return await _repeat(step, REBALANCE_AT_MOST)
+        catalogue = self._catalogue
+        return await self._copy_many(
+            lambda failed: catalogue.next_to_rebalance(without=failed), catalogue.move_copy, REBALANCE_AT_MOST
+        )
 
     async def expire(self) -> int:
         """Delete objects that are past their time; their files go to the clean-up queue."""
@@ -90,7 +89,35 @@ class Maintenance:
             _log.warning("found %d files that the catalogue does not know: enqueued for removal", strays)
         return await self.clean_up()
 
+    async def _copy_many(
+        self,
+        next_plan: Callable[[Collection[Way]], Awaitable[CopyPlan | None]],
+        confirm: Callable[[CopyPlan], Awaitable[bool]],
+        at_most: int,
+    ) -> int:
+        # By way and not by folder, since an error does not always say which of the two folders is at fault: a broken
+        # folder fails once with each of the others, and then the pass works around it.
+        failed: dict[Way, OSError] = {}
+
+        async def step() -> bool:
+            plan = await next_plan(failed.keys())
+            if plan is None:
+                return False
+            try:
+                return await self._copy(plan, confirm)
+            except OSError as error:
+                _log.warning("could not copy from folder %s to folder %s: %s", *plan.way, error)
+                failed[plan.way] = error
+                return True
+
+        done = await _repeat(step, at_most)
+        if failed:
+            raise next(iter(failed.values()))
+        return done
+
     async def _copy(self, plan: CopyPlan, confirm: Callable[[CopyPlan], Awaitable[bool]]) -> bool:
+        # First: while a folder is missing its announcements cannot be cleaned up, and every pass would add some.
+        await self._folders.check(plan.target.folder)
         await self._catalogue.announce(plan.target)
         try:
             await self._folders.copy(plan.source, plan.target, sha256=plan.sha256)
