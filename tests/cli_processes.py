@@ -52,13 +52,19 @@ class Process:
 
     def end(self) -> tuple[int, str, str]:
         """Wait for the end and return the exit status, all of stdout, and stderr."""
-        assert self._popen.stdout is not None
-        self.lines += self._popen.stdout.read().splitlines()
+        if self._popen.stdout is not None:
+            self.lines += self._popen.stdout.read().splitlines()
         return self._popen.wait(), "\n".join(self.lines), self._stderr.read_text()
 
 
 @contextmanager
-def started(*arguments: str, cwd: Path = PROGRAMS, **environment: str) -> Iterator[Process]:
+def started(
+    *arguments: str,
+    cwd: Path = PROGRAMS,
+    stdin: int = subprocess.PIPE,
+    stdout: int = subprocess.PIPE,
+    **environment: str,
+) -> Iterator[Process]:
     """Start ``python -m tickrunner_trio`` with the arguments, warnings being errors, and see that it ends."""
     package_parent = str(Path(tickrunner_trio.__file__).parent.parent)
     more = ("--stop-at-eof",) if arguments[:1] == ("run",) else ()
@@ -67,8 +73,8 @@ def started(*arguments: str, cwd: Path = PROGRAMS, **environment: str) -> Iterat
         with stderr.open("wb") as stderr_file:
             popen = subprocess.Popen(
                 [sys.executable, "-W", "error", "-m", "tickrunner_trio", *arguments, *more],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=stdin,
+                stdout=stdout,
                 stderr=stderr_file,
                 text=True,
                 cwd=cwd,
@@ -84,7 +90,13 @@ def started(*arguments: str, cwd: Path = PROGRAMS, **environment: str) -> Iterat
             popen.__exit__(None, None, None)
 
 
-def run_to_end(*arguments: str, cwd: Path = PROGRAMS, **environment: str) -> tuple[int, str, str]:
+def run_to_end(
+    *arguments: str,
+    cwd: Path = PROGRAMS,
+    stdin: int = subprocess.PIPE,
+    stdout: int = subprocess.PIPE,
+    **environment: str,
+) -> tuple[int, str, str]:
     """Start the command line and return its exit status, stdout and stderr."""
-    with started(*arguments, cwd=cwd, **environment) as process:
+    with started(*arguments, cwd=cwd, stdin=stdin, stdout=stdout, **environment) as process:
         return process.end()

@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cli_processes import PROGRAMS, run_to_end, started
+from cli_processes import PATIENCE, PROGRAMS, run_to_end, started
 
+import tickrunner_trio
+from tickrunner_trio import _cli, _cli_run
 from tickrunner_trio._cli import main
 from tickrunner_trio._cli_errors import CommandError, command_error_in, told
 from tickrunner_trio._cli_logging import JsonFormatter, TextFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -104,7 +109,79 @@ def test_the_end_of_stdin_ends_even_a_process_whose_loop_is_blocked() -> None:
     assert status == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_third_signal_ends_even_work_that_resists(number: signal.Signals) -> None:
+    with started("run", "ticking:resisting") as process:
+        process.wait_for("begun")
+        process.signal(signal.SIGTERM)
+        process.wait_for("SIGTERM: draining")
+        process.signal(signal.SIGINT)
+        process.wait_for("second signal, SIGINT")
+        process.signal(number)
+        assert process.end()[0] == -number
+
+
+def test_a_stdin_that_has_ended_before_the_start_stops_in_good_order() -> None:
+    status, output, errors = run_to_end("run", "ticking:opened_for_ever", stdin=subprocess.DEVNULL)
+    assert (status, errors) == (0, "")
+    assert output.endswith("closed")
+
+
+@pytest.mark.usefixtures("among_the_programs")
+def test_stdin_is_watched_only_once_signals_are_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: list[object] = []
+
+    class Thread(threading.Thread):
+        def start(self) -> None:
+            handlers.append(signal.getsignal(signal.SIGTERM))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_cli_run, "threading", SimpleNamespace(Thread=Thread))
+    assert main(["run", "ticking:opened_for_ever", "--stop-at-eof"]) == 130
+    assert len(handlers) == 1
+    assert signal.SIG_DFL not in handlers, "the end of stdin would have ended the process"
+
+
+def test_a_closed_stdin_counts_as_its_end() -> None:
+    status, output, errors = _through_a_shell("run ticking:opened_for_ever --stop-at-eof <&-")
+    assert (status, errors) == (0, "")
+    assert output.endswith("closed\n")
+
+
+def _through_a_shell(command: str) -> tuple[int, str, str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(tickrunner_trio.__file__).parent.parent)}
+    done = subprocess.run(
+        ["sh", "-c", f"exec '{sys.executable}' -W error -m tickrunner_trio {command}"],
+        cwd=PROGRAMS,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
 # What run logs
+
+
+def test_a_stdout_that_nobody_reads_is_said_once_and_the_work_goes_on() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        status, _, errors = run_to_end("run", "ticking:brief", stdout=writer)
+    finally:
+        os.close(writer)
+    assert status == 0
+    assert errors == "tickrunner: log lines are dropped, stdout takes no more: [Errno 32] Broken pipe\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to /dev/full")
+def test_a_stdout_that_is_full_is_said_once_and_the_work_goes_on() -> None:
+    with Path("/dev/full").open("wb") as full:
+        status, _, errors = run_to_end("run", "ticking:brief", stdout=full.fileno())
+    assert status == 0
+    assert errors == "tickrunner: log lines are dropped, stdout takes no more: [Errno 28] No space left on device\n"
 
 
 def _records(output: str) -> list[dict[str, Any]]:
@@ -197,7 +274,7 @@ def test_traceback_shows_what_led_to_the_line() -> None:
         (["run", "ticking.absent:quick"], "there is no module 'ticking.absent'"),
         (
             ["run", "ticking:absent"],
-            "has no attribute 'absent': it has blocking, doubtful, endless, failing, fails_when_left",
+            "has no attribute 'absent': it has blocking, brief, doubtful, endless, exits, failing",
         ),
         (["run", "ticking:quick.absent"], "has no attribute 'quick.absent'"),
         (["run", "ticking:one_service"], "is one Service, not a list: write one_service = [...]"),
@@ -208,7 +285,12 @@ def test_traceback_shows_what_led_to_the_line() -> None:
         (["run", "ticking:not_decorated"], "decorate it with @contextlib.asynccontextmanager"),
         (["run", "ticking:fail"], "decorate it with @contextlib.asynccontextmanager"),
         (["run", "builtins:dict"], "builtins:dict returned {}, which is no async context manager"),
-        (["run", "ticking:returns_a_list"], "which is no async context manager"),
+        (["run", "ticking:returns_a_list"], "is a function that returns a list: name the list itself"),
+        (
+            ["run", "ticking:broken.services"],
+            "'broken.services' of module 'ticking' cannot be had: RuntimeError: not \\x1b[31mready (ticking.py, line",
+        ),
+        (["run", "ticking:broken"], "is <_Broken that cannot be shown: RuntimeError>: it must be a list of Service"),
         (["run", "ticking:yields_no_list"], "gives 42: it must give a list of Service"),
         (["run", "ticking:wrong_value"], "ValueError: name must be snake_case"),
         (["run", "ticking:same_name"], "unique names, got 'twin'"),
@@ -226,6 +308,7 @@ def test_traceback_shows_what_led_to_the_line() -> None:
         (["demo", "--replicas", "two"], "'two' is not a number of replicas"),
         (["demo", "--seconds", "3"], "'3' is not a number of seconds: give a finite number, at least 4"),
         (["demo", "--seconds", "inf"], "'inf' is not a number of seconds"),
+        (["demo", "--seconds", "3001"], "give a finite number, at least 4, at most 3000"),
         (["demo", "--replicas", "1", "--kill"], "--kill needs another replica"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -256,6 +339,7 @@ def test_bad_input_is_one_line_that_says_what_and_exit_status_2(
             "import sys\nsys.exit('bye')\n",
             "exits when it is imported: SystemExit: bye (broken.py, line 2): put that behind",
         ),
+        ("raise BaseExceptionGroup('', [GeneratorExit('stray')])\n", "GeneratorExit: stray"),
         (
             "from tickrunner_trio import Config\n\nConfig(name='No', interval=1, locker=0, work=0)\n",
             "ValueError: name must be snake_case",
@@ -270,7 +354,15 @@ def test_a_module_that_fails_while_imported_is_told_apart_from_one_that_is_not_t
     assert (status, output) == (2, "")
     assert errors.startswith("tickrunner: module 'broken' ")
     assert said in errors
-    assert "(broken.py, line " in errors
+    assert "(broken.py, line " in errors or "GeneratorExit" in text
+    assert errors.count("\n") == 1
+
+
+def test_an_attribute_that_a_module_fails_to_compute_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("def __getattr__(name):\n    raise OSError(name)\n")
+    status, output, errors = run_to_end("run", "broken:services", cwd=tmp_path)
+    assert (status, output) == (2, "")
+    assert "attribute 'services' of module 'broken' cannot be had: OSError: services (broken.py, line 2)" in errors
     assert errors.count("\n") == 1
 
 
@@ -359,11 +451,55 @@ def test_help_shows_each_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(command in output for command in ("run", "check", "demo"))
 
 
-def test_a_bug_keeps_its_traceback() -> None:
-    status, _, errors = run_to_end("check", "ticking:fails_when_left")
+@pytest.mark.usefixtures("among_the_programs")
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(options: object) -> int:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(_cli, "_check", check)
+    with pytest.raises(KeyError, match="a bug"):
+        main(["check", "ticking:quick"])
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.usefixtures("among_the_programs")
+def test_ctrl_c_and_exit_are_what_they_are_within_a_group(command: str) -> None:
+    assert main([command, "ticking:is_interrupted"]) == 130
+    with pytest.raises(SystemExit) as ended:
+        main([command, "ticking:exits"])
+    assert ended.value.code == 7
+
+
+@pytest.mark.parametrize(
+    ("command", "target", "said"),
+    [
+        ("check", "fails_when_left", "failed while it was closed: KeyError: 'a bug' (ticking.py, line"),
+        (
+            "run",
+            "fails_while_it_runs",
+            "failed while it ran: OSError: the \\x1b[31mqueue\\x1b[0m is gone (ticking.py, line",
+        ),
+    ],
+)
+def test_a_context_manager_that_fails_later_is_one_line_and_exit_status_1(command: str, target: str, said: str) -> None:
+    status, _, errors = run_to_end(command, f"ticking:{target}")
+    assert status == 1
+    assert errors.startswith(f"tickrunner: ticking:{target} {said}")
+    assert errors.count("\n") == 1
+    status, _, errors = run_to_end(command, f"ticking:{target}", "--traceback")
     assert status == 1
     assert "Traceback" in errors
-    assert "KeyError: 'a bug'" in errors
+    assert "\x1b" not in errors
+
+
+def test_a_context_manager_that_fails_after_the_drain_was_closed() -> None:
+    with started("run", "ticking:fails_when_left") as process:
+        process.wait_for("tick succeeded")
+        process.signal(signal.SIGTERM)
+        status, _, errors = process.end()
+    assert status == 1
+    assert "failed while it was closed: KeyError: 'a bug'" in errors
+    assert errors.count("\n") == 1
 
 
 def test_what_has_no_place_is_told_without_one() -> None:
@@ -421,6 +557,51 @@ def test_json_is_valid_whatever_extra_holds() -> None:
         "text": "\ud800\n",
         "n": 1,
     }
+
+
+class _UnspeakableError(Exception):
+    def __repr__(self) -> str:
+        raise ValueError("no")
+
+    __str__ = __repr__
+
+
+def _deep() -> list[object]:
+    deep: list[object] = []
+    for _ in range(20_000):
+        deep = [deep]
+    return deep
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (_UnspeakableError(), "<_UnspeakableError that cannot be shown: ValueError>"),
+        (_deep(), "<list that cannot be shown: RecursionError>"),
+        (10**5000, "<int that cannot be shown: ValueError>"),
+    ],
+    ids=["repr", "deep", "long"],
+)
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()], ids=["json", "text"])
+def test_a_placeholder_stands_for_what_cannot_be_shown(
+    formatter: logging.Formatter, value: object, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = formatter.format(_record(extra=value))
+    assert f'"extra": "{shown}"' in line or f"extra={shown}" in line
+    assert "all done" in line
+    line = formatter.format(_record(msg="got %s", args=(value,)))
+    assert "got %s" in line
+    assert "cannot be shown" in line
+    assert "2 %d" in formatter.format(_record(msg="2 %d", args=("words",)))
+    error = _UnspeakableError()
+    assert "_UnspeakableError" in formatter.format(_record(exc_info=(_UnspeakableError, error, None)))
+    assert capsys.readouterr().err == ""
+
+
+def test_no_error_text_commands_the_terminal() -> None:
+    error = OSError("\x1b[2J\ud800")
+    line = TextFormatter().format(_record(exc_info=(OSError, error, None)))
+    assert line.endswith("\nOSError: \\x1b[2J\\ud800")
 
 
 def test_text_puts_the_extra_behind_the_message() -> None:

@@ -24,9 +24,10 @@ import trio
 from cli_processes import run_to_end, started
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg import sql
 
 import tickrunner_trio
-from tickrunner_trio import _demo, _demo_replica, lock_id_for
+from tickrunner_trio import _demo, _demo_database, _demo_replica, lock_id_for
 from tickrunner_trio._cli import main
 from tickrunner_trio._cli_errors import CommandError
 from tickrunner_trio._demo_database import demo_database
@@ -470,6 +471,54 @@ def test_on_somebodys_server_the_demo_has_a_database_of_its_own_and_drops_it(
         }
     assert traces.processes() == set()
     assert traces.files() == []
+
+
+@on_linux
+def test_impatient_signals_cut_nothing_short(traces: Traces) -> None:
+    with started("demo", "--seconds", "60", "--replicas", "2", **traces.environment) as process:
+        process.wait_for(": success")
+        for _ in range(5):
+            process.signal(signal.SIGINT)
+            time.sleep(0.02)
+        status, _, errors = process.end()
+    assert (status, errors) == (130, "")
+    assert traces.processes() == set()
+    assert traces.files() == []
+
+
+async def test_a_cancellation_while_the_database_is_created_leaves_none(
+    own_postgres: LocalPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = _demo_database._on_server
+    statements: list[str] = []
+
+    async def execute_and_cancel(server: str, statement: sql.Composed) -> None:
+        await execute(server, statement)
+        statements.append(statement.as_string(None))
+        scope.cancel()
+
+    monkeypatch.setattr(_demo_database, "_on_server", execute_and_cancel)
+    with trio.CancelScope() as scope:
+        async with demo_database(own_postgres.dsn):
+            raise AssertionError("it was cancelled before")
+    assert scope.cancelled_caught
+    assert [statement.split()[0] for statement in statements] == ["create", "drop"]
+    with psycopg.connect(own_postgres.dsn) as connection:
+        names = {name for (name,) in connection.execute("select datname from pg_database")}
+    assert names == {"postgres", "template0", "template1"}
+
+
+@pytest.mark.parametrize("dsn", ["postgress://me:hunter2@127.0.0.1/app", "host=127.0.0.1 password='hunter2"])
+def test_a_connection_string_that_cannot_be_read_is_one_line_that_keeps_the_password(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TICKRUNNER_TEST_DSN", dsn)
+    assert main(["demo"]) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("tickrunner: TICKRUNNER_TEST_DSN is not a connection string that libpq can read")
+    assert "hunter2" not in errors
+    assert errors.count("\n") == 1
 
 
 @on_linux

@@ -16,7 +16,10 @@ import sys
 import sysconfig
 import traceback
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Frames below these are the machinery on the way to the user's mistake, not the place of it.
 _MACHINERY = tuple(
@@ -24,11 +27,15 @@ _MACHINERY = tuple(
 )
 
 
+_T = TypeVar("_T")
+_LeafT = TypeVar("_LeafT", bound=BaseException)
+
+
 class CommandError(Exception):
     """Ends a command: `main` prints the message as one line on stderr and returns ``status``."""
 
     def __init__(self, message: str, *, status: int) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
         self.status = status
 
 
@@ -53,6 +60,14 @@ def command_error_in(error: BaseException) -> CommandError | None:
     return error if isinstance(error, CommandError) else None
 
 
+def first_leaf(error: BaseException, kind: type[_LeafT]) -> _LeafT | None:
+    """Return the first exception of the kind in a group, however deep, or the exception itself if it is one."""
+    if isinstance(error, kind):
+        return error
+    found = (first_leaf(each, kind) for each in _members(error))
+    return next((leaf for leaf in found if leaf is not None), None)
+
+
 def _members(error: BaseException) -> tuple[BaseException, ...]:
     """Return what is in a group; nothing for what is none."""
     if isinstance(error, BaseExceptionGroup):
@@ -63,7 +78,7 @@ def _members(error: BaseException) -> tuple[BaseException, ...]:
 def told(error: BaseException) -> str:
     """Return the kind of an exception, its text and the place in the user's code where it arose, on one line."""
     place = _place(error)
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    text = error.msg if isinstance(error, SyntaxError) else safely(str, error)
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{said} ({place})" if place else said
 
@@ -84,8 +99,23 @@ def _short(filename: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename
 
 
+def safely(convert: Callable[[_T], str], value: _T) -> str:
+    """Return what ``str``, ``repr`` or the like makes of a value of the user's, or a placeholder if that fails."""
+    try:
+        return convert(value)
+    except Exception as error:  # Theirs, RecursionError in what is nested too deep, ValueError in too many digits.
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
+
+
+def printable(text: str) -> str:
+    """Return the text with what a terminal might obey escaped, but for line breaks and tabs."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
+
+
 def show(program: str, error: CommandError, *, with_traceback: bool) -> None:
     """Print the line on stderr, below the traceback of what led to it if that is wanted."""
     if with_traceback:
-        traceback.print_exception(error.__cause__ or error, file=sys.stderr)
+        print(printable("".join(traceback.format_exception(error.__cause__ or error))), end="", file=sys.stderr)
     print(f"{program}: {error}", file=sys.stderr)

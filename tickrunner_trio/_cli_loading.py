@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
+import trio
+
 from . import Service
-from ._cli_errors import CommandError, UsageError, only_leaf, told
+from ._cli_errors import CommandError, UsageError, first_leaf, only_leaf, safely, told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -69,8 +72,10 @@ def _module(name: str) -> object:
         raise UsageError(
             f"module {name!r} exits when it is imported: {told(error)}: put that behind if __name__ == '__main__'"
         ) from error
-    except Exception as error:
-        raise UsageError(f"module {name!r} cannot be imported: {told(error)}: mend it there") from error
+    except BaseException as error:
+        if first_leaf(error, KeyboardInterrupt) is not None:
+            raise
+        raise UsageError(f"module {name!r} cannot be imported: {told(only_leaf(error))}: mend it there") from error  # noqa: ASYNC104 - outside of Trio
 
 
 def _items(value: object) -> Sequence[object] | None:
@@ -86,9 +91,15 @@ def _attribute(module: object, module_name: str, attribute: str) -> object:
         try:
             value = getattr(value, name)
         except AttributeError as error:
-            usable = sorted(name for name, it in vars(module).items() if not name.startswith("_") and _looks_usable(it))
+            known = getattr(module, "__dict__", {})
+            usable = sorted(name for name, it in known.items() if not name.startswith("_") and _looks_usable(it))
             hint = f"it has {', '.join(usable)}" if usable else "define it there"
             raise UsageError(f"module {module_name!r} has no attribute {attribute!r}: {hint}") from error
+        except Exception as error:
+            raise UsageError(
+                f"attribute {attribute!r} of module {module_name!r} cannot be had: {told(only_leaf(error))}: "
+                "mend it there"
+            ) from error
     return value
 
 
@@ -105,7 +116,8 @@ def _checked_factory(target: str, value: object) -> Callable[[], object]:
         raise UsageError(f"{target} is an async function that no context manager is made of: {decorate}")
     if not callable(value):
         raise UsageError(
-            f"{target} is {value!r}: it must be a list of Service, or an async context manager function that yields one"
+            f"{target} is {safely(repr, value)}: "
+            "it must be a list of Service, or an async context manager function that yields one"
         )
     try:
         inspect.signature(value).bind()
@@ -118,33 +130,52 @@ def _checked_factory(target: str, value: object) -> Callable[[], object]:
 
 @contextlib.asynccontextmanager
 async def _opened(target: str, factory: Callable[[], object]) -> AsyncGenerator[Sequence[Service]]:
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            manager = factory()
-            if not isinstance(manager, AbstractAsyncContextManager):
-                raise UsageError(
-                    f"{target} returned {manager!r}, which is no async context manager: "
-                    "decorate an async generator function with @contextlib.asynccontextmanager"
-                )
-            services = await stack.enter_async_context(cast("AbstractAsyncContextManager[object]", manager))
-        except UsageError:
-            raise
-        except Exception as error:
-            cause = only_leaf(error)
-            # The library and most others refuse a wrong value with these two: no second attempt will do better.
-            status = 2 if isinstance(cause, TypeError | ValueError) else 1
-            raise CommandError(f"{target} cannot be opened: {told(cause)}", status=status) from error
-        yield _checked(target, services)
+    has_run = False
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            services = await _entered(target, factory, stack)
+            yield _checked(target, services)
+            has_run = True
+    except* CommandError:
+        raise
+    except* Exception as errors:
+        # Its own background task cancels what runs within it; otherwise only we do.
+        is_closing = has_run or trio.current_effective_deadline() == -math.inf
+        when = "was closed" if is_closing else "ran"
+        raise CommandError(f"{target} failed while it {when}: {told(only_leaf(errors))}", status=1) from errors
+
+
+async def _entered(target: str, factory: Callable[[], object], stack: contextlib.AsyncExitStack) -> object:
+    try:
+        manager = factory()
+        if _items(manager) is not None:
+            raise UsageError(
+                f"{target} is a function that returns a list: name the list itself, or let the function yield it "
+                "and decorate it with @contextlib.asynccontextmanager"
+            )
+        if not isinstance(manager, AbstractAsyncContextManager):
+            raise UsageError(
+                f"{target} returned {safely(repr, manager)}, which is no async context manager: "
+                "decorate an async generator function with @contextlib.asynccontextmanager"
+            )
+        return await stack.enter_async_context(cast("AbstractAsyncContextManager[object]", manager))
+    except UsageError:
+        raise
+    except Exception as error:
+        cause = only_leaf(error)
+        # The library and most others refuse a wrong value with these two: no second attempt will do better.
+        status = 2 if isinstance(cause, TypeError | ValueError) else 1
+        raise CommandError(f"{target} cannot be opened: {told(cause)}", status=status) from error
 
 
 def _checked(target: str, services: object) -> Sequence[Service]:
     items = _items(services)
     if items is None:
-        raise UsageError(f"{target} gives {services!r}: it must give a list of Service")
+        raise UsageError(f"{target} gives {safely(repr, services)}: it must give a list of Service")
     checked: list[Service] = []
     for number, item in enumerate(items):
         if not isinstance(item, Service):
-            raise UsageError(f"{target} gives {item!r} at index {number}: every item must be a Service")
+            raise UsageError(f"{target} gives {safely(repr, item)} at index {number}: every item must be a Service")
         checked.append(item)
     if not checked:
         raise UsageError(f"{target} gives no services: put at least one Service into the list")

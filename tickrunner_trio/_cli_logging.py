@@ -2,17 +2,23 @@
 
 Only here is logging ever configured: the library leaves that to the program, and this is the program. Either format
 shows what the caller gave as ``extra``, and the component and request id that `TickContextFilter` puts on every record.
+
+The services' work is worth more than its log. No record is lost because of what it holds: a placeholder stands for a
+value that cannot be shown. If stdout takes no more, that is said once on stderr, and the lines are dropped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from . import TickContextFilter
+from ._cli_errors import printable, safely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,10 +29,46 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 def configure_logging(log_format: Literal["text", "json"], level: str) -> None:
     """Send the records of all loggers from ``level`` on to stdout, in the given format."""
-    handler = logging.StreamHandler(sys.stdout)
+    if (reconfigure := getattr(sys.stdout, "reconfigure", None)) is not None:
+        reconfigure(errors="backslashreplace")  # A terminal's encoding may lack a letter.
+    handler = _StdoutHandler(sys.stdout)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     handler.addFilter(TickContextFilter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def end_stdout() -> None:
+    """Write out what is left for stdout. If that fails, drop it: Python would make an exit status of its own of it."""
+    if sys.stdout is None or sys.stdout.closed:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+class _StdoutHandler(logging.StreamHandler[TextIO]):
+    """Says once that its lines cannot be written, where others print a traceback for each."""
+
+    _has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if not (isinstance(error, OSError) or self.stream.closed):
+            super().handleError(record)
+        elif not self._has_failed:
+            self._has_failed = True
+            with contextlib.suppress(OSError):
+                print(f"tickrunner: log lines are dropped, stdout takes no more: {error}", file=sys.stderr, flush=True)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # Arguments that do not fit the text, or cannot be shown.
+        return f"{safely(str, record.msg)} {safely(repr, record.args)}"
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -43,17 +85,19 @@ class TextFormatter(logging.Formatter):
     The request id comes last, in brackets, and only its first 8 digits: enough to find the lines of one tick.
     """
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
+    def format(self, record: logging.LogRecord) -> str:
         extra = dict(_extra(record))
         component = extra.pop("component", None) or record.name
         request_id = extra.pop("request_id", None)
-        words = [_time(record), f"{record.levelname:<8}", f"{component}:", record.message]
-        words += (f"{key}={_readable(value)}" for key, value in extra.items() if value is not None)
+        words = [_time(record), f"{record.levelname:<8}", f"{component}:", _message(record)]
+        words += (f"{key}={safely(_readable, value)}" for key, value in extra.items() if value is not None)
         words += [f"[{str(request_id)[:8]}]"] if request_id else []
-        return " ".join(words)
-
-    def usesTime(self) -> bool:
-        return False
+        lines = [" ".join(words)]
+        if record.exc_info:
+            lines.append(safely(self.formatException, record.exc_info))
+        if record.stack_info:
+            lines.append(self.formatStack(record.stack_info))
+        return printable("\n".join(lines))
 
 
 class JsonFormatter(logging.Formatter):
@@ -68,12 +112,12 @@ class JsonFormatter(logging.Formatter):
             "timestamp": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
             "component": None,
             "request_id": None,
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = safely(self.formatException, record.exc_info)
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
         for key, value in _extra(record):
@@ -89,5 +133,5 @@ def _readable(value: object) -> str:
 def _json_of(value: object) -> str:
     try:
         return json.dumps(value, default=repr, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):  # keys that are no strings, nan and inf, circles
-        return json.dumps(repr(value))
+    except Exception:  # keys that are no strings, nan and inf, circles, a repr that fails
+        return json.dumps(safely(repr, value))

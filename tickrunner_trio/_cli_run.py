@@ -8,17 +8,19 @@
        v                                                     v                        v
      exit 0                                             exit 128 + n  <---2nd signal: cancel
 
-Once a second signal has come, further ones have Python's own effect again: SIGTERM ends the process at once, SIGINT
-raises KeyboardInterrupt. Code that blocks the Trio loop delays all of this; SIGKILL is the last safety net, and
-the database lets the locks of a dead process go by itself.
+Once a second signal has come, both have the system's own effect again: a third ends the process at once, whatever it
+is doing. Two of the same number that arrive before the Trio loop turns count as one. Code that blocks the loop delays
+all of this; SIGKILL is the last safety net, and the database lets the locks of a dead process go by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -55,10 +57,10 @@ async def run_services(open_services: OpenServices, *, drain_timeout: float, sto
     Cancellation handling: the services stop without a drain, and the context manager is left.
     """
     stopping = _Stopping(drain_timeout)
-    if stop_at_eof:
-        threading.Thread(target=_end_with_stdin, args=(drain_timeout + _ORPHAN_GRACE,), daemon=True).start()
     async with trio.open_nursery() as nursery:
         await nursery.start(stopping.obey_signals)
+        if stop_at_eof:  # Only now: standard input may be at its end already.
+            threading.Thread(target=_end_with_stdin, args=(drain_timeout + _ORPHAN_GRACE,), daemon=True).start()
         # The scope surrounds the whole context manager: one that opens a nursery cannot be cancelled in its entry only.
         with stopping.scope:
             async with open_services() as services:
@@ -96,9 +98,11 @@ class _Stopping:
                 self.drain_ends_at = trio.current_time() + self._drain_timeout
                 self.supervisor.drain()
             second = await anext(signals)
-            _log.warning("second signal, %s: cancelling the work in flight", signal.Signals(second).name)
-            self.status = 128 + second
-            self.scope.cancel()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        _log.warning("second signal, %s: cancelling the work in flight", signal.Signals(second).name)
+        self.status = 128 + second
+        self.scope.cancel()
 
 
 def _supervisor(services: Sequence[Service], drain_timeout: float) -> Supervisor:
@@ -119,8 +123,11 @@ def _end_with_stdin(grace: float) -> None:
     however it died, on every platform. (A parent-death signal, prctl(2), would come when the *thread* ends that
     started this process, which under Trio is a worker thread that idles out.)
     """
-    while os.read(0, 4096):
-        pass
+    # If it was closed from the start, descriptor 0 is something else by now.
+    if sys.stdin is not None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace)
     os._exit(1)

@@ -72,8 +72,11 @@ async def demo(*, replicas: int, seconds: float, kill: bool) -> int:
     example = _example_directory()
     statuses: list[int] = []
     async with trio.open_nursery() as nursery:
-        await nursery.start(_cancel_on_signal, nursery.cancel_scope, statuses)
-        statuses.append(await _perform(example, replicas=replicas, seconds=seconds, kill=kill))
+        # Not the nursery's scope: the receiver is in that, and has to stay until all is taken down.
+        scope = trio.CancelScope()
+        await nursery.start(_cancel_on_signal, scope, statuses)
+        with scope:
+            statuses.append(await _perform(example, replicas=replicas, seconds=seconds, kill=kill))
         nursery.cancel_scope.cancel()
     return statuses[0]
 

@@ -16,7 +16,7 @@ import trio
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from ._cli_errors import CommandError
+from ._cli_errors import CommandError, UsageError
 from ._demo_table import Look
 from ._demo_verdict import Run
 
@@ -47,27 +47,44 @@ async def demo_database(server: str) -> AsyncGenerator[DemoDatabase]:
     """Create a database on the server that the conninfo leads to, and drop it in the end.
 
     Raises:
+        UsageError: the conninfo cannot be read.
         CommandError: the server cannot be reached, or does not let us create a database.
 
     Cancellation handling: the database is dropped under a shield of at most 20 seconds, what is connected to it thrown
     out; its name, ``tickrunner_demo_...``, tells what is left if even that fails.
     """
     name = f"tickrunner_demo_{secrets.token_hex(6)}"
+    conninfo = _conninfo(server, name)
+    async with contextlib.AsyncExitStack() as stack:
+        # Before it is created: a cancellation leaves the thread that creates it to its work, and comes right after.
+        stack.push_async_callback(_drop, server, name)
+        try:
+            await _on_server(server, sql.SQL("create database {}").format(sql.Identifier(name)))
+            connection = await trio.to_thread.run_sync(_connect, conninfo)
+        except psycopg.Error as error:
+            raise CommandError(
+                f"the demo cannot create a database for itself: {error}: "
+                "let TICKRUNNER_TEST_DSN name a reachable server and a role that may create databases, or unset it",
+                status=1,
+            ) from error
+        stack.callback(connection.close)
+        yield DemoDatabase(conninfo, connection)
+
+
+def _conninfo(server: str, database: str) -> str:
     try:
-        await _on_server(server, sql.SQL("create database {}").format(sql.Identifier(name)))
-        connection = await trio.to_thread.run_sync(_connect, make_conninfo(server, dbname=name))
-    except psycopg.Error as error:
-        raise CommandError(
-            f"the demo cannot create a database for itself: {error}: "
-            "let TICKRUNNER_TEST_DSN name a reachable server and a role that may create databases, or unset it",
-            status=1,
-        ) from error
-    try:
-        yield DemoDatabase(make_conninfo(server, dbname=name), connection)
-    finally:
-        connection.close()
-        with trio.move_on_after(2 * _STATEMENT_SECONDS, shield=True), contextlib.suppress(psycopg.Error):
-            await _on_server(server, sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+        return make_conninfo(server, dbname=database)
+    except (psycopg.Error, ValueError):
+        # Neither the text nor libpq's error, which quotes it: there may be a password in it.
+        raise UsageError(
+            "TICKRUNNER_TEST_DSN is not a connection string that libpq can read: "
+            "write it as 'host=... dbname=...' or postgresql://..., or unset it"
+        ) from None
+
+
+async def _drop(server: str, name: str) -> None:
+    with trio.move_on_after(2 * _STATEMENT_SECONDS, shield=True), contextlib.suppress(psycopg.Error):
+        await _on_server(server, sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
 
 async def _on_server(server: str, statement: sql.Composed) -> None:

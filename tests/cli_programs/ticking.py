@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -47,6 +49,19 @@ async def block(tick: Tick) -> None:
         time.sleep(1)  # noqa: ASYNC251 - the fault that is to be survived
 
 
+async def resist(tick: Tick) -> None:
+    tick.log.info("begun")
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+
+async def end_the_process(tick: Tick) -> None:
+    """Let a few ticks be logged, then end as if somebody had sent a signal."""
+    await trio.lowlevel.checkpoint()
+    if tick.number >= 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 async def fail(tick: Tick) -> None:
     await trio.lowlevel.checkpoint()
     raise OSError("the disk is full")
@@ -56,6 +71,8 @@ quick = [service("quick", return_at_once)]
 failing = (service("failing", fail),)
 gated = [service("gated", return_at_once, should_run=lambda: False)]
 endless = [service("endless", never_end)]
+resisting = [service("resisting", resist)]
+brief = [service("brief", end_the_process)]
 blocking = [service("blocking", block)]
 
 sound = [service("first", return_at_once), service("second", return_at_once, lock_id=7)]
@@ -105,6 +122,44 @@ async def fails_when_left() -> AsyncIterator[list[Service]]:
     async with trio.open_nursery():
         yield quick
         raise KeyError("a bug")
+
+
+@asynccontextmanager
+async def fails_while_it_runs() -> AsyncIterator[list[Service]]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_die)
+        yield quick
+
+
+async def _die() -> None:
+    await trio.sleep(0.1)
+    raise OSError("the \x1b[31mqueue\x1b[0m is gone")
+
+
+@asynccontextmanager
+async def is_interrupted() -> AsyncIterator[list[Service]]:
+    async with trio.open_nursery():
+        raise KeyboardInterrupt
+        yield quick
+
+
+@asynccontextmanager
+async def exits() -> AsyncIterator[list[Service]]:
+    async with trio.open_nursery():
+        raise SystemExit(7)
+        yield quick
+
+
+class _Broken:
+    @property
+    def services(self) -> list[Service]:
+        raise RuntimeError("not \x1b[31mready")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+broken = _Broken()
 
 
 @asynccontextmanager
