@@ -378,7 +378,12 @@ class Traces:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._mark = secrets.token_hex(16)
-        self.environment = {"TMPDIR": str(directory), "TICKRUNNER_TEST_MARK": self._mark}
+        # Without somebody's own server, unless a test says so: a killed demo would leave its database there.
+        self.environment = {
+            "TMPDIR": str(directory),
+            "TICKRUNNER_TEST_MARK": self._mark,
+            "TICKRUNNER_TEST_DSN": "",
+        }
 
     def processes(self) -> set[int]:
         return _marked(self._mark)
