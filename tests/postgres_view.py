@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tickrunner_trio import Lease, PostgresLocker
+    from tickrunner_trio.lockers._lease import PostgresLease
 
 _LOCKS = (
     "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
@@ -68,15 +69,16 @@ def before_the_hand_over(locker: PostgresLocker, do: Callable[[], None]) -> None
     """Have the next acquire call it, blocking Trio, when it has asked and before it can be answered."""
     thread = locker._thread
     assert thread is not None
-    acquire = thread.acquire
+    book = thread.book
+    want = book.want
 
-    def acquire_then_do(*arguments: Any) -> bool:
-        del thread.acquire
-        asked_the_server = acquire(*arguments)
+    def want_then_do(lease: PostgresLease) -> bool:
+        del book.want
+        asked_the_server = want(lease)
         do()
         return asked_the_server
 
-    thread.acquire = acquire_then_do  # type: ignore[method-assign,assignment]
+    book.want = want_then_do  # type: ignore[method-assign]
 
 
 async def nothing(lease: Lease) -> None:

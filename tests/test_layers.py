@@ -18,10 +18,14 @@ ROOT = Path(__file__).parents[1] / "tickrunner_trio"
 #: Which modules make a layer. A trailing * stands for any ending.
 MODULES = {
     "abc": ["abc", "_errors"],
-    "pure": ["_config", "_outcome", "_schedule", "_health", "_lock_ids"],
+    "pure": ["_config", "_outcome", "_schedule", "_health", "_lock_ids", "lockers._timing"],
     "observing": ["_audit", "_utc"],
     "running": ["_attempt", "_reporting", "_service", "_supervisor", "_passes"],
-    "lockers": ["lockers", "lockers._memory", "lockers._postgres", "lockers._session_thread", "lockers._session"],
+    "lockers": [
+        *("lockers", "lockers._memory", "lockers._postgres", "lockers._lock_book", "lockers._lease", "lockers._clock"),
+        *("lockers._statistics", "lockers._session_thread", "lockers._session", "lockers._connection"),
+        "lockers._holders",
+    ],
     "contents": [""],  # the package itself
     "edges": ["_cli*", "_demo*", "__main__"],
     "alone": ["_local_postgres", "_postgres_keeper"],
@@ -45,7 +49,7 @@ PACKAGES = {
     "running": {"trio", "outcome"},
     "lockers": {"trio", "outcome"},
     "edges": {"trio"},
-    "lockers._session": {"psycopg"},
+    "lockers._connection": {"psycopg"},
     "_demo": {"psycopg", "rich"},
     "_demo_table": {"rich"},
     "_demo_database": {"psycopg"},

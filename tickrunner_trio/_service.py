@@ -14,7 +14,8 @@
 Invariants:
 
 1. All ticks that begin while `run` is active run in its task, so never two at once.
-2. A hold ends at its deadline, at a drain, or with the lock; a forced tick under it moves none of these.
+2. A hold ends at its deadline, at a drain, or with the lock; a forced tick under it moves none of these. Where the
+   locker can, it ends the hold itself, so also while the Trio loop is blocked; never under the work of a forced tick.
 3. Each forced tick gets an answer: its report, or the error of its own cancelled caller.
 4. After a drain no work begins.
 """
@@ -22,6 +23,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections import deque
 from contextlib import contextmanager
@@ -38,6 +40,7 @@ from ._lock_ids import lock_id_for
 from ._outcome import Outcome
 from ._reporting import tell_of
 from ._schedule import Schedule, hold_until, jitter, stalled_after
+from .abc import TimedLease
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -252,11 +255,15 @@ class Service:
                 random=random.random,
             )
             while trio.current_time() < held_until and not self._drained:
-                if self._requests:
-                    await self._serve(self._requests.popleft(), lease)
-                else:
+                if not self._requests:
+                    if not _ends_by_itself(lease, held_until):
+                        break
                     await self._sleep_until(held_until)
-            schedule.skip_held(held_from, held_until)
+                elif _ends_by_itself(lease, math.inf):
+                    await self._serve(self._requests.popleft(), lease)
+                else:  # the hold has just ended: the tick will get a lock of its own
+                    break
+            schedule.skip_held(held_from, min(held_until, trio.current_time()))
 
         self._under_way.add(attempt)
         try:
@@ -319,6 +326,11 @@ class Service:
             self._heard = (trio.lowlevel.current_clock(), trio.current_time())
         self._health = self._health.after(report.outcome, at=judged_at, error=report.error)
         tell_of(report, log=self._log, on_error=self._config.on_error, is_still_unavailable=was_unavailable)
+
+
+def _ends_by_itself(lease: Lease, held_until: float) -> bool:
+    """Have the locker end the hold if it can, also while the Trio loop is blocked; return whether it still lasts."""
+    return not isinstance(lease, TimedLease) or lease.let_go_after(held_until - trio.current_time())
 
 
 class _Request:

@@ -37,6 +37,25 @@ class Lease(Protocol):
 
 
 @runtime_checkable
+class TimedLease(Protocol):
+    """What a lease may offer beside: to end by itself, so that a hold ends in time whatever the Trio loop does.
+
+    A `Service` makes use of it where it is there, and ends the hold on Trio's clock where it is not.
+    """
+
+    def let_go_after(self, seconds: float) -> bool:
+        """Have the lock let go of in so many seconds, unless ``fn`` has returned before; `math.inf` takes that back.
+
+        To be called while no work runs under the lock. Called again, it replaces what was said before.
+
+        Returns:
+            True: the lock is held, and will be until then. False: it has been let go of, or is lost, and no work may
+            run under it any more: ``lost`` is true.
+        """
+        ...
+
+
+@runtime_checkable
 class AdvisoryLocker(Protocol):
     """A store of locks that all replicas share. One method, so that anybody's store can satisfy it."""
 

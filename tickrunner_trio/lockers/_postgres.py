@@ -1,6 +1,7 @@
 """The Trio face of the PostgreSQL locker: who waits for what, for how long, and what happens on a cancellation.
 
-The session and its thread are `_session_thread`; nothing here blocks, and nothing here knows of SQL.
+The session and its thread are `_session_thread`, what both sides share is `_lock_book`; nothing here blocks, and
+nothing here knows of SQL.
 """
 
 from __future__ import annotations
@@ -8,14 +9,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import outcome
 import trio
 
 from .._audit import log_safely
 from .._errors import DatabaseUnavailableError, LockerConfigurationError, LockLostError
 from .._lock_ids import checked_lock_id
+from ._clock import boot_seconds
+from ._holders import read_holders
+from ._lease import PostgresLease
 from ._session_thread import CLOSED as _CLOSED
-from ._session_thread import PostgresLease, SessionThread
+from ._session_thread import SessionThread
+from ._timing import lease_timing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,15 +27,15 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ..abc import Lease
-    from ._session_thread import Answer
+    from ._holders import LockHolder
+    from ._lock_book import LockBook
+    from ._statistics import LockerStatistics
+    from ._timing import LeaseTiming
 
 _log = logging.getLogger("tickrunner_trio.lockers.postgres")
 
-_FIRST_ATTEMPT_SECONDS = 15.0
-# The thread gives the server 5 seconds for each of at most two statements that are asked before a release, and for it.
-_RELEASE_SECONDS = 20.0
-_STOPPING_WORK_SECONDS = 5.0
 _STOPPING_THREAD_SECONDS = 5.0
+_STUCK = "the thread of this PostgresLocker has been held up for longer than the lease, by a log handler for example"
 
 
 class PostgresLocker:
@@ -42,10 +46,23 @@ class PostgresLocker:
         async with PostgresLocker("postgresql://app@db.example/app") as locker:
             had = await locker.with_advisory_lock(lock_id_for("rebalance"), rebalance)
 
-    When the session ends, because the server went away, was restarted or ended it, all of its locks are gone: the work
-    under them is cancelled at once, and a new session is opened, at first after 0.1 seconds, then ever less often, up
-    to once in 10 seconds. A failed statement, one without a reply for 5 seconds, or an unlock that the server knows
-    nothing of ends the session as well. Nothing is carried over to the next one.
+    The lock is a lease. The server ends a session that it has not heard from for ``lease`` seconds, and so frees its
+    locks; the locker beats often enough to keep it, and cancels the work just before two thirds of the lease have
+    passed since it sent the last statement that was answered. `timing` has the figures.
+
+    So, within one primary, a holder whose process runs and whose work stops within a third of the lease has stopped
+    before a rival starts. When the server itself drops the session (terminated, crashed), the work is cancelled at
+    once, and the overlap is at most the notice (milliseconds) plus the time the work takes to stop. A frozen process,
+    two primaries, or work that resists cancellation are not covered: there only a fencing token protects, and this
+    locker gives none (``epoch`` is None). Work that outlives its lease is logged as CRITICAL and counted.
+
+    A statement without a reply in time, a failed one, or an unlock that the server knows nothing of ends the session as
+    well: its work is cancelled, and its socket closed once that work has stopped, or once the server has ended the
+    session by itself. Then a new one is opened, at first after 0.1 seconds, then ever less often, up to once in 10
+    seconds. Nothing is carried over to it.
+
+    One session holds at most 1,000 locks, and at most a quarter of ``max_locks_per_transaction`` x ``max_connections``
+    of the server, whose lock table is for everybody.
 
     Needs PostgreSQL 14 or newer, and psycopg with libpq, which are loaded when it is entered.
 
@@ -54,31 +71,35 @@ class PostgresLocker:
             neither it nor the environment says otherwise, ``connect_timeout`` is 5 seconds, ``target_session_attrs`` is
             ``read-write``, so that no standby is asked, and ``application_name`` is ``tickrunner_trio <pid> <host>``.
             Of a service file (``service=``) these two come second to that, and a host name in it is resolved by libpq,
-            which may hold up the whole process while DNS does not answer: write the host into ``conninfo``. To allow
-            standbys by ``target_session_attrs`` is to give up exclusion across a failover.
+            which may hold up the whole process while DNS does not answer: write the host into ``conninfo``. A standby
+            and a read-only session are refused whatever ``target_session_attrs`` says. A pooler in between must be in
+            session mode.
+        lease: seconds from 2 to 3,600. A shorter one frees the locks of a vanished process sooner; a longer one lets
+            the work outlast longer hiccups of the server or the network.
 
     Raises:
-        TypeError: ``conninfo`` is not a str.
-        ValueError: ``conninfo`` holds a NUL.
+        TypeError: ``conninfo`` is not a str, or ``lease`` no number.
+        ValueError: ``conninfo`` holds a NUL, or ``lease`` is out of its bounds.
 
-    Entering it waits for the first attempt to connect, at most 15 seconds. A server that is away is no error then:
-    locks raise `DatabaseUnavailableError` until it is back.
+    Entering it waits for the first attempt to connect, at most ``lease`` seconds. A server that is away is no error
+    then: locks raise `DatabaseUnavailableError` until it is back.
 
-    Leaving it first cancels the work that still runs under a lock, which ends with `LockLostError`, and waits up to 5
-    seconds until it has stopped; then it ends the session, and with it every lock, and waits up to 5 seconds for the
-    thread. What holds the thread longer is outside of it, above all a DNS server that does not answer: it then ends
-    with that answer, is a daemon, and does nothing more. Both waits are shielded.
+    Leaving it first cancels the work that still runs under a lock, which ends with `LockLostError`, and waits until it
+    has stopped, at most ``lease`` seconds, after which the server has ended the session; then it ends the session, and
+    with it every lock, and waits up to 5 seconds for the thread. What holds the thread longer is outside of it, above
+    all a DNS server that does not answer: it then ends with that answer, is a daemon, and does nothing more. Both waits
+    are shielded.
 
     It belongs to the Trio run that entered it, and is entered once. A child that the process forks without an exec
     shares the session's socket, so that the locks live until that child ends too. The waits above are on Trio's clock:
     a `trio.testing.MockClock` with autojump jumps over them.
 
     Error handling: logger ``tickrunner_trio.lockers.postgres``. INFO: a session was opened. WARNING: one was lost, or
-    the first attempt of an outage failed. DEBUG: the further attempts, and notices of the server. No record, error or
-    repr holds a password.
+    the first attempt of an outage failed. CRITICAL: work goes on longer than it may after the loss of its lock. DEBUG:
+    further attempts to connect, and notices of the server. No record, error or repr holds a password.
     """
 
-    def __init__(self, conninfo: str) -> None:
+    def __init__(self, conninfo: str, *, lease: float = 15.0) -> None:
         if not isinstance(conninfo, str):
             raise TypeError(
                 f"conninfo must be a str, got a {type(conninfo).__name__}: write it as 'postgresql://user@host/database'"
@@ -86,6 +107,7 @@ class PostgresLocker:
         if "\0" in conninfo:
             raise ValueError("conninfo must not contain a NUL character, at which libpq would end it: remove it")
         self._conninfo = conninfo
+        self._timing = lease_timing(lease)
         self._thread: SessionThread | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._attempted = trio.Event()
@@ -93,32 +115,44 @@ class PostgresLocker:
         self._closed = False
         self._callers: set[PostgresLease] = set()
         self._leaving = trio.lowlevel.ParkingLot()
+        self._watching = trio.CancelScope()
+
+    @property
+    def timing(self) -> LeaseTiming:
+        """What follows from ``lease``: how often it beats, when it cancels, how long work has to stop; in seconds."""
+        return self._timing
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Start the thread and wait for its first attempt to connect, at most 15 seconds.
+        """Start the thread and wait for its first attempt to connect, at most ``lease`` seconds.
 
         Raises:
             LockerConfigurationError: the first attempt failed for a reason that waiting will not mend: psycopg or libpq
-                is missing, the server is older than PostgreSQL 14, a parameter of ``conninfo`` is wrong, or the server
-                does not know the user, the password or the database. If it turns out later, locks raise it.
+                is missing, the server is older than PostgreSQL 14 or does not take a setting, there is a pooler that
+                shares sessions, a parameter of ``conninfo`` is wrong, or the server does not know the user, the
+                password or the database. If it turns out later, locks raise it.
             RuntimeError: entered for the second time.
         """
         if self._thread is not None:
             raise RuntimeError("this PostgresLocker has been entered before: make a new one for each 'async with'")
         self._token = trio.lowlevel.current_trio_token()
-        self._thread = SessionThread(
-            self._conninfo, self._token.run_sync_soon, attempted=self._attempted.set, ended=self._ended.set
+        self._thread = thread = SessionThread(
+            self._conninfo,
+            self._timing,
+            in_trio=self._token.run_sync_soon,
+            attempted=self._attempted.set,
+            ended=self._ended.set,
         )
-        self._thread.start()  # a Ctrl-C comes before or after: this method is protected
+        thread.start()  # a Ctrl-C comes before or after: this method is protected
         try:
-            with trio.move_on_after(_FIRST_ATTEMPT_SECONDS):
+            with trio.move_on_after(self._timing.lease):
                 await self._attempted.wait()
-            refusal = self._thread.refusal()
+            refusal = thread.book.refusal()
             if isinstance(refusal, LockerConfigurationError):
                 raise refusal
+            trio.lowlevel.spawn_system_task(self._watch, thread, name="tickrunner_trio.lockers.postgres")
         except BaseException:
-            await self._close(self._thread)  # noqa: ASYNC102 - it shields and bounds itself
+            await self._close(thread)  # noqa: ASYNC102 - it shields and bounds itself
             raise
         return self
 
@@ -148,57 +182,99 @@ class PostgresLocker:
         Cancellation handling: cancelled while the server is asked, it returns at once, and a lock that is granted after
         that is released by the thread. The hand-over is the moment in which Trio reschedules the caller with the
         answer: a cancellation comes before it, and ``fn`` does not run, or after it, and meets ``fn`` at its first
-        checkpoint. The release is handed to the thread as soon as ``fn`` has stopped; its confirmation is awaited
-        shielded, for at most 20 seconds, which only a thread that gets no time to run could use up. The last safety
-        net: the thread does what it took, or else the session is closed, and the server frees all of its locks.
+        checkpoint. The release is handed to the thread as soon as ``fn`` has stopped, and awaited whatever is
+        cancelled, until the server has confirmed it or the session is closed, which takes two leases at most. The last
+        safety net: the thread does what it took, or else the server ends the session, and frees all of its locks.
         """
         checked_lock_id(lock_id)
-        await trio.lowlevel.checkpoint()
-        thread = self._opened_thread()
-        lease = PostgresLease(lock_id)
-        if not await _acquired(thread, lease):
-            return False
+        await trio.lowlevel.checkpoint_if_cancelled()
+        book = self._opened_thread().book
+        lease = PostgresLease(book, lock_id)
+        self._callers.add(lease)
         try:
-            self._callers.add(lease)
+            if not await _acquired(book, lease):
+                return False
             try:
-                if self._closed or lease.lost:  # between the grant and now
+                if self._closed or lease.loss:  # between the grant and now
                     raise trio.ClosedResourceError(_CLOSED) if self._closed else DatabaseUnavailableError(lease.loss)
                 await _run_under(lease, fn)
             finally:
-                await _released(thread, lease)  # noqa: ASYNC102 - it shields and bounds itself
+                await _released(book, lease)
         finally:
             self._callers.discard(lease)
             self._leaving.unpark_all()
         return True
 
+    def statistics(self) -> LockerStatistics:
+        """Return what the locker is doing and has done, as a snapshot.
+
+        Raises:
+            RuntimeError: the locker has not been entered.
+        """
+        return self._entered_thread().book.statistics()
+
+    async def holders(self) -> tuple[LockHolder, ...]:
+        """Ask the server who holds which advisory lock of the database now, over all clients; by id.
+
+        Of bigint ids, exclusively held, which is what this library takes. On a connection of its own, in a worker
+        thread, whether or not the locker is open.
+
+        Raises:
+            DatabaseUnavailableError: the server cannot tell now.
+            LockerConfigurationError: it will not, unless somebody changes something.
+
+        Cancellation handling: returns at once; the worker thread ends with its answer, at most some ten seconds later.
+        """
+        return await trio.to_thread.run_sync(read_holders, self._conninfo, abandon_on_cancel=True)
+
     def __repr__(self) -> str:
         if self._thread is None:
             return "<PostgresLocker: not entered>"
-        refusal = self._thread.refusal()
-        return f"<PostgresLocker: {'ready' if refusal is None else refusal}; {self._thread.held()} held>"
+        book = self._thread.book
+        refusal = book.refusal()
+        return f"<PostgresLocker: {'ready' if refusal is None else refusal}; {book.statistics().held} held>"
 
-    def _opened_thread(self) -> SessionThread:
+    def _entered_thread(self) -> SessionThread:
         if self._thread is None:
             raise RuntimeError(
                 "this PostgresLocker is not open: use it inside 'async with PostgresLocker(...) as locker'"
             )
+        return self._thread
+
+    def _opened_thread(self) -> SessionThread:
+        thread = self._entered_thread()
         if self._closed:
             raise trio.ClosedResourceError(_CLOSED)
         if self._token is not trio.lowlevel.current_trio_token():
             raise RuntimeError("this PostgresLocker belongs to another Trio run: make one for each trio.run")
-        return self._thread
+        return thread
+
+    async def _watch(self, thread: SessionThread) -> None:
+        """Be Trio's own watchdog, for when the thread gets no time: cancel what is lost, end all waiting.
+
+        It runs as a system task until the locker is left. On a clock that is not the real one it does nothing.
+        """
+        if type(trio.lowlevel.current_clock()).__name__ != "SystemClock":  # Trio exports no name for it
+            return
+        with self._watching:
+            while True:
+                await trio.sleep(min(thread.book.seconds_left() or self._timing.beat, self._timing.beat))
+                is_stuck = boot_seconds() - thread.seen_at > self._timing.lease
+                for lease in self._callers:
+                    if lease.loss is not None:
+                        lease.scope.cancel()
+                    if is_stuck:
+                        lease.answer(DatabaseUnavailableError(_STUCK))
 
     async def _close(self, thread: SessionThread) -> None:
         self._closed = True
-        for lease in self._callers:
-            lease.lose("its PostgresLocker was left")
-            lease.scope.cancel()
+        thread.stop()
         try:
-            with trio.move_on_after(_STOPPING_WORK_SECONDS, shield=True):  # noqa: ASYNC912 - without work none is needed
+            with trio.move_on_after(self._timing.lease, shield=True):  # noqa: ASYNC912 - without work none is needed
                 while self._callers:
                     await self._leaving.park()
         finally:
-            thread.stop()  # also after a Ctrl-C, which no shield keeps out
+            self._watching.cancel()
         with trio.move_on_after(_STOPPING_THREAD_SECONDS, shield=True):
             await self._ended.wait()
             thread.join(1.0)  # it has nothing left to do but to return
@@ -211,25 +287,28 @@ class PostgresLocker:
 
 
 @trio.lowlevel.enable_ki_protection  # a Ctrl-C between asking and waiting would leave the answer to nobody
-async def _acquired(thread: SessionThread, lease: PostgresLease) -> bool:
+async def _acquired(book: LockBook, lease: PostgresLease) -> bool:
     """Return whether the lock was had; cancelled, leave it to the thread to undo what it may still do."""
-    task = trio.lowlevel.current_task()
-    abandoned = False
-
-    def reply(answer: Answer) -> None:
-        if not abandoned:
-            trio.lowlevel.reschedule(task, answer)
-        elif isinstance(answer, outcome.Value) and answer.value:
-            thread.release(lease, lambda: None)
 
     def abandon(_raise_cancel: object) -> trio.lowlevel.Abort:
-        nonlocal abandoned
-        abandoned = True
+        lease.waiting_task = None
+        book.abandon(lease)
         return trio.lowlevel.Abort.SUCCEEDED
 
-    if not thread.acquire(lease, reply):
+    try:
+        is_asked = book.want(lease)
+    except Exception:
+        await trio.lowlevel.cancel_shielded_checkpoint()  # whoever tries in a loop must not block all others
+        raise
+    if not is_asked:
+        await trio.lowlevel.cancel_shielded_checkpoint()
         return False
-    had: bool = await trio.lowlevel.wait_task_rescheduled(abandon)
+    lease.waiting_task = trio.lowlevel.current_task()
+    try:
+        had: bool = await trio.lowlevel.wait_task_rescheduled(abandon)
+    except Exception:
+        book.abandon(lease)  # also when it was not the thread that answered
+        raise
     return had
 
 
@@ -239,10 +318,10 @@ async def _run_under(lease: PostgresLease, fn: Callable[[Lease], Awaitable[None]
         with lease.scope:
             await fn(lease)
     except Exception as error:
-        if lease.lost:
+        if lease.loss:
             raise _lost(lease) from error
         raise
-    if lease.lost:
+    if lease.loss:
         raise _lost(lease)
 
 
@@ -251,12 +330,13 @@ def _lost(lease: PostgresLease) -> LockLostError:
 
 
 @trio.lowlevel.enable_ki_protection
-async def _released(thread: SessionThread, lease: PostgresLease) -> None:
+async def _released(book: LockBook, lease: PostgresLease) -> None:
     """Hand the lock back at once, and wait until it is free, or as good as free because its session is closed."""
-    confirmed = trio.Event()
-    if not thread.release(lease, confirmed.set):
+    if not book.give_back(lease):
         return
-    with trio.move_on_after(_RELEASE_SECONDS, shield=True):
-        await confirmed.wait()
-        return
-    log_safely(_log, logging.WARNING, "nobody confirmed the release of the lock %d in time", lease.lock_id)
+    lease.waiting_task = trio.lowlevel.current_task()
+    try:
+        # No cancellation ends this: the thread answers by a deadline of its own, and if it is stuck, the watchdog does.
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+    except DatabaseUnavailableError:
+        log_safely(_log, logging.WARNING, "nobody confirmed the release of the lock %d in time", lease.lock_id)

@@ -1,0 +1,303 @@
+"""One connection to PostgreSQL: how it is made, what is said over it one statement at a time, and why it cannot be had.
+
+It waits for nothing by itself: whoever opens one passes a `Wait`, so that the session's thread can watch for its other
+duties meanwhile. libpq forbids sharing a connection between threads.
+
+Invariants:
+
+1. Only two errors leave this module, besides what ``wait`` raises: `DatabaseUnavailableError` for what waiting can
+   mend, `LockerConfigurationError` for what it cannot. After either the connection is good for `Connection.close` only.
+2. A reply is returned only when the statement is complete: the server has said that it is ready for the next one.
+3. No error holds a password. What libpq says of a connection string that it cannot read is dropped whole, since it
+   quotes the part that it stumbled over; in everything else the secrets of the string are blotted out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo, timeout_from_conninfo
+
+from .._audit import log_safely
+from .._errors import DatabaseUnavailableError, LockerConfigurationError
+from ._clock import boot_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from psycopg.abc import ConnDict
+    from psycopg.pq.abc import PGconn, PGresult
+
+_log = logging.getLogger("tickrunner_trio.lockers.postgres")
+
+_CONNECT_SECONDS = 5  # libpq's own default is to wait for ever
+
+_HOW_TO_WRITE = (
+    "conninfo is not a connection string that PostgreSQL's client library can read: write it as "
+    "'postgresql://user:password@host:port/database' with :/?#@% in the password percent-encoded, "
+    "or as 'host=... dbname=... password=...' with values that hold spaces in single quotes"
+)
+_CREDENTIALS = "correct the user, the password or the database in conninfo, or the server's pg_hba.conf"
+
+# libpq does not hand out the SQLSTATE of a refused connection, only the text, in the language of the server's
+# lc_messages. Where that is not English, these are reported as DatabaseUnavailableError, with the server's reason.
+_NOT_MENDED_BY_WAITING = {
+    r"authentication failed for user|no password supplied": _CREDENTIALS,  # 28P01, 28000
+    r"pg_hba\.conf (entry|rejects)|is not permitted to log in|permission denied for database": _CREDENTIALS,
+    r"FATAL: +(role|database) .* does not exist": _CREDENTIALS,  # 28000, 3D000
+    r"^invalid |^could not match |^bad value ": "correct that parameter of conninfo",
+    r"could not parse network address|Servname not supported": "correct hostaddr or port in conninfo",
+    r"definition of service .* not found": "correct service in conninfo, or the service file",
+    r"authentication method requirement": "correct require_auth in conninfo, or the server's pg_hba.conf",
+    r"does not support SSL": "correct sslmode in conninfo, or switch on SSL at the server",
+    r"root certificate file .* does not exist|certificate verify failed": "correct sslrootcert or sslmode in conninfo",
+}
+
+# Our statements are always the same, so what the server does not know, accept or allow, it will not tomorrow.
+_NOT_MENDED_STATES = {
+    b"0A": "use a PostgreSQL server, 14 or newer, or one that does all that PostgreSQL does",
+    b"22": "use a PostgreSQL server, 14 or newer, or one that does all that PostgreSQL does",
+    b"42": "let the role use pg_catalog's functions for settings and advisory locks, on PostgreSQL 14 or newer",
+}
+
+
+class Wait(Protocol):
+    """How to wait for a socket."""
+
+    def __call__(self, fd: int, events: int, deadline: float) -> bool:
+        """Wait for `selectors` events until ``deadline`` (of `boot_seconds`); return whether one came."""
+        ...
+
+
+class Connection:
+    """An open connection. Opening it may block for DNS alone; every other wait is ``wait``.
+
+    Args:
+        conninfo: the user's connection string; see `PostgresLocker`.
+        wait: called for each wait. What it raises passes through, after the connection has been closed.
+
+    Raises:
+        DatabaseUnavailableError: no server took us now.
+        LockerConfigurationError: none will, unless somebody changes something.
+    """
+
+    def __init__(self, conninfo: str, wait: Wait) -> None:
+        self._wait = wait
+        self._parting_words = ""  #: What the server said unasked when it ended the session.
+        parameters = _parameters(conninfo)
+        self._secrets = [
+            str(value) for name, value in parameters.items() if re.search("password|secret", name) and value
+        ]
+        self._pgconn = self._connected(parameters)
+        self._pgconn.notice_handler = self._noticed
+
+    @property
+    def server_version(self) -> int:
+        """The server's version, such as 180004."""
+        return self._pgconn.server_version
+
+    @property
+    def backend_pid(self) -> int:
+        """The process id that the other side gave for cancel requests: the backend's, or a pooler's invention."""
+        return self._pgconn.backend_pid
+
+    @property
+    def is_open(self) -> bool:
+        """Whether, as far as one can tell from here, the server still has the session."""
+        return self._pgconn.status == pq.ConnStatus.OK and not self._parting_words
+
+    @property
+    def fd(self) -> int:
+        """The socket. It turns readable when the server says something unasked, its end included."""
+        try:
+            return self._pgconn.socket
+        except psycopg.Error as error:
+            self._fail(str(error))
+
+    def prepare(self, name: bytes, statement: bytes, *, deadline: float) -> None:
+        """Have the server prepare a statement."""
+        self._complete(lambda: self._pgconn.send_prepare(name, statement), pq.ExecStatus.COMMAND_OK, deadline)
+
+    def ask(self, statement: bytes, *, deadline: float) -> list[list[str | None]]:
+        """Return the rows of the answer to a statement, as text."""
+        return self._rows(lambda: self._pgconn.send_query_params(statement, None), deadline)
+
+    def ask_row(self, statement: bytes, *, columns: int, deadline: float) -> list[str]:
+        """Return the one row of the answer to a statement; an answer of another shape is a failure like any other."""
+        return self._row(self.ask(statement, deadline=deadline), columns)
+
+    def ask_prepared(self, name: bytes, parameters: Sequence[bytes], *, columns: int, deadline: float) -> list[str]:
+        """Return the one row of the answer to a prepared statement."""
+        rows = self._rows(lambda: self._pgconn.send_query_prepared(name, parameters), deadline)
+        return self._row(rows, columns)
+
+    def read_unasked(self) -> None:
+        """Read what came in while nothing was asked: notices, or the end of the session."""
+        try:
+            self._pgconn.consume_input()
+            self._pgconn.is_busy()  # it parses what was read; words before an end go to `_noticed`
+        except psycopg.Error as error:
+            self._fail(str(error))
+        if self._parting_words:
+            self._fail(self._parting_words)
+
+    def close(self) -> None:
+        """Close the socket. The server lets the locks go as soon as it notices. Idempotent, does not block."""
+        self._pgconn.finish()
+
+    def _rows(self, send: Callable[[], None], deadline: float) -> list[list[str | None]]:
+        result = self._complete(send, pq.ExecStatus.TUPLES_OK, deadline)
+        texts = [[result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)]
+        return [[None if text is None else text.decode(errors="replace") for text in row] for row in texts]
+
+    def _row(self, rows: list[list[str | None]], columns: int) -> list[str]:
+        row = [text for text in rows[0] if text is not None] if len(rows) == 1 else []
+        if len(row) != columns:
+            self._fail(f"the server answered with {len(rows)} rows where one of {columns} values was asked for")
+        return row
+
+    def _complete(self, send: Callable[[], None], status: pq.ExecStatus, deadline: float) -> PGresult:
+        """Send a statement and return its one result."""
+        pgconn, reply = self._pgconn, None
+        sent_at = boot_seconds()
+        try:
+            send()
+            while pgconn.flush():
+                self._wait_for_reply(EVENT_READ | EVENT_WRITE, sent_at, deadline)
+                pgconn.consume_input()  # a server that cannot write to us does not read from us
+            while True:
+                while pgconn.is_busy():
+                    self._wait_for_reply(EVENT_READ, sent_at, deadline)
+                    pgconn.consume_input()
+                result = pgconn.get_result()
+                if result is None:  # only now is the statement complete
+                    break
+                reply = result
+                if result.status != status:
+                    self._fail_statement(result)
+        except psycopg.Error as error:
+            self._fail(str(error))
+        if reply is None:
+            self._fail("the server did not answer a statement")
+        return reply
+
+    def _wait_for_reply(self, events: int, sent_at: float, deadline: float) -> None:
+        if not self._wait(self.fd, events, deadline):
+            self._fail(f"the server did not reply within {max(0.0, deadline - sent_at):.3g} seconds")
+
+    def _connected(self, parameters: ConnDict) -> PGconn:
+        """Try each address for ``connect_timeout`` seconds, which libpq itself respects only where it blocks."""
+        failures: list[tuple[object, str]] = []  # the host, and what it said
+        try:
+            seconds = timeout_from_conninfo(parameters)
+            for attempt in conninfo_attempts(parameters):
+                try:
+                    return self._connected_once(make_conninfo("", **attempt), seconds)
+                except psycopg.Error as error:
+                    failures.append((attempt.get("host"), str(error)))
+        except psycopg.Error as error:
+            failures.append((None, str(error)))
+        except ValueError as error:  # each Python has its own words for what idna cannot encode
+            failures.append((None, f"invalid host name: {error}"))
+        reason = "; ".join(dict.fromkeys(self._blotted(said) for _, said in failures))
+        # One of a host's addresses may be dead while another tells what is wrong; another host may still let us in.
+        remedies: dict[object, str | None] = {}
+        for host, said in failures:
+            remedies[host] = remedies.get(host) or _remedy(said)
+        if all(remedies.values()):
+            raise LockerConfigurationError(f"{reason}: {next(iter(remedies.values()))}")
+        raise DatabaseUnavailableError(reason)
+
+    def _connected_once(self, conninfo: str, seconds: float) -> PGconn:
+        deadline = boot_seconds() + seconds
+        connection = pq.PGconn.connect_start(conninfo.encode())
+        try:
+            while connection.status != pq.ConnStatus.BAD:
+                status = connection.connect_poll()
+                if status == pq.PollingStatus.OK:
+                    connection.nonblocking = 1
+                    return connection
+                events = EVENT_READ if status == pq.PollingStatus.READING else EVENT_WRITE
+                if status != pq.PollingStatus.FAILED and not self._wait(connection.socket, events, deadline):
+                    host = (connection.hostaddr or connection.host).decode(errors="replace")
+                    raise psycopg.OperationalError(f"{host} did not finish connecting within {seconds} seconds")
+            raise psycopg.OperationalError(connection.get_error_message())
+        except BaseException:
+            connection.finish()
+            raise
+
+    def _fail_statement(self, result: PGresult) -> NoReturn:
+        state = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
+        message = (
+            result.get_error_message() or f"the server answered {pq.ExecStatus(result.status).name} to a statement"
+        )
+        if _ends_the_session(result):
+            self._parting_words = self._blotted(message)
+        remedy = _NOT_MENDED_STATES.get(state[:2])
+        if remedy is None or self._parting_words:
+            self._fail(message)
+        raise LockerConfigurationError(f"{self._blotted(message)}: {remedy}")
+
+    def _noticed(self, notice: PGresult) -> None:
+        message = self._blotted(notice.get_error_message())
+        if _ends_the_session(notice):
+            self._parting_words = message
+        else:
+            log_safely(_log, logging.DEBUG, "the server said: %s", message)
+
+    def _fail(self, reason: str) -> NoReturn:
+        raise DatabaseUnavailableError(self._parting_words or self._blotted(reason)) from None
+
+    def _blotted(self, message: str) -> str:
+        for secret in self._secrets:
+            message = message.replace(secret, "***")
+        return " ".join(message.split())
+
+
+def _parameters(conninfo: str) -> ConnDict:
+    """Parse the user's connection string and add our defaults for what neither it nor the environment says."""
+    try:
+        parameters = None if _is_ambiguous(conninfo) else conninfo_to_dict(conninfo)
+    except (psycopg.Error, UnicodeError):
+        parameters = None
+    if parameters is None:  # raised out here: in the clause above the error would have one with the password as context
+        raise LockerConfigurationError(_HOW_TO_WRITE)
+    defaults: dict[str, tuple[str, int | str]] = {
+        "connect_timeout": ("PGCONNECT_TIMEOUT", _CONNECT_SECONDS),
+        # A standby grants the same ids as its primary, and its session survives promotion.
+        "target_session_attrs": ("PGTARGETSESSIONATTRS", "read-write"),
+    }
+    for name, (variable, value) in defaults.items():
+        if variable not in os.environ:
+            parameters.setdefault(name, value)
+    # The pid comes first, because the server cuts it off after 63 bytes. libpq looks at it last of all: after
+    # application_name in the string, PGAPPNAME and a service file.
+    parameters.setdefault("fallback_application_name", f"tickrunner_trio {os.getpid()} {socket.gethostname()}")
+    return parameters
+
+
+def _is_ambiguous(conninfo: str) -> bool:
+    """Whether libpq would take a part of the password for a host or a database, and then quote it.
+
+    It ends user and password at the first ``@``, unless a ``/`` comes before that.
+    """
+    uri = re.match(r"postgres(?:ql)?://(?:[^@/]*@)?([^?]*)", conninfo)
+    return uri is not None and "@" in uri[1]
+
+
+def _ends_the_session(said: PGresult) -> bool:
+    severity = said.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) or b""
+    state = said.error_field(pq.DiagnosticField.SQLSTATE) or b""
+    return severity in {b"FATAL", b"PANIC"} or state.startswith(b"57P")  # a crash is told as a warning
+
+
+def _remedy(said: str) -> str | None:
+    said = " ".join(said.split())
+    return next((remedy for pattern, remedy in _NOT_MENDED_BY_WAITING.items() if re.search(pattern, said)), None)

@@ -1,0 +1,352 @@
+"""The book of locks: what this process holds, asks for and lets go of, and until when it may rely on it.
+
+It stands between the Trio loop and the session's thread: both write into it under one mutex, which is held for no I/O.
+Each lock that somebody wants is a `PostgresLease`, and goes one way::
+
+                                      the server            the work stopped, a hold ended,
+           want()        next_batch()  said true            or the caller was cancelled
+    (new) ---------> WANTED ------> ASKED -----------> HELD --------------------------------> LEAVING
+      |                |              |                 |                                        |
+      | refused, or    | cancelled    | said false      | the session was lost,                  | the server let it go,
+      | in use here    |              |                 | or the lease is over                   | or its session is
+      v                v              v                 v              the work stopped          v closed
+     FREE            FREE           FREE               LOST --------------------------------->  FREE
+
+All locks of a session share one deadline, at which they are lost: so long after the sending of the last statement that
+was answered. It is judged by whoever looks first, the thread, the Trio loop or the work itself, so no blocked loop and
+no blocked thread can hide it.
+
+Invariants:
+
+1. An id is in the book from before the server is asked for it until the server has let it go or its session is closed,
+   and until the work under it has stopped. It is refused meanwhile, since the locks of one session are re-entrant.
+2. Once anybody saw that the deadline has passed, it never moves again: what was lost stays lost.
+3. A lock is granted only by an answer that came before the deadline.
+4. After `lose_session` nothing that was asked of that session is asked of the next one.
+5. Everybody who waits is answered exactly once: by the server's answer, by the refusal, or by the end of the session.
+6. A hold ends at its time by `next_batch`, in the thread; a lock whose work runs has no such time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+from typing import TYPE_CHECKING, TypeAlias
+
+from .._errors import DatabaseUnavailableError, LockerConfigurationError
+from ._lease import LeaseState
+from ._statistics import LockerStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ._lease import PostgresLease
+    from ._timing import LeaseTiming
+
+    Refusal: TypeAlias = tuple[type[Exception], str]
+    Answer: TypeAlias = tuple[PostgresLease, bool | Exception]
+
+MOST_LOCKS = 1_000
+"""How many locks one session holds at most: each statement looks at all of them, 48 us for so many, measured."""
+
+EXPIRED = "PostgreSQL has answered nothing for too long: the lease on its locks is over"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """What goes to the server in one statement. Each lock is in it once, so it has no more than `MOST_LOCKS`."""
+
+    releases: list[PostgresLease]
+    acquires: list[PostgresLease]
+
+    def __len__(self) -> int:
+        return len(self.releases) + len(self.acquires)
+
+    def lock_ids(self) -> Iterator[int]:
+        """The ids, releases first."""
+        for leases in (self.releases, self.acquires):
+            for lease in leases:
+                yield lease.lock_id
+
+
+class LockBook:
+    """See the module. `want`, `abandon` and `give_back` are for Trio's thread; `statistics` for any.
+
+    Args:
+        timing: of the lease.
+        clock: seconds, going on during suspend.
+        rouse: called, outside of the mutex, when the thread sleeps and there is something for it to do.
+    """
+
+    def __init__(self, timing: LeaseTiming, clock: Callable[[], float], rouse: Callable[[], None]) -> None:
+        self._timing = timing
+        self._clock = clock
+        self._rouse = rouse
+        self._mutex = threading.Lock()  # guards everything below, and the leases' own
+        self._refusal: Refusal | None = (DatabaseUnavailableError, "the first connection is still being made")
+        self._most = 0
+        self._answered_at = -math.inf  # when the last answered statement was sent
+        self._expires_at = -math.inf
+        self._in_use: dict[int, PostgresLease] = {}
+        self._wanted: list[PostgresLease] = []
+        self._leaving: list[PostgresLease] = []
+        self._holds: dict[PostgresLease, float] = {}  # the locks without work, and when each is to be let go of
+        self._next_hold_end = math.inf  # or earlier
+        self._lost_work: dict[PostgresLease, float] = {}  # what has not stopped yet, and when it should have
+        self._asleep = True
+        self._opened = self._lost = self._batches = self._largest = self._outlived = 0
+        self._round_trip: float | None = None
+
+    # For callers, in Trio's thread.
+
+    def want(self, lease: PostgresLease) -> bool:
+        """Have the server asked for a lock. False: this process has it, and there will be no answer.
+
+        Raises:
+            LockerConfigurationError: there are as many locks in the session as may be.
+            Exception: the refusal, unless a session is ready.
+        """
+        with self._mutex:
+            if self._refusal is not None:
+                raise error_of(self._refusal)
+            if lease.lock_id in self._in_use:
+                return False
+            if len(self._in_use) >= self._most:
+                raise LockerConfigurationError(
+                    f"this process holds {self._most} locks already, and a PostgresLocker holds no more: at most "
+                    f"{MOST_LOCKS}, and at most a quarter of max_locks_per_transaction x max_connections, because the "
+                    "server's lock table is for everybody: run fewer services per process, or raise "
+                    "max_locks_per_transaction"
+                )
+            self._in_use[lease.lock_id] = lease
+            lease.state = LeaseState.WANTED
+            self._wanted.append(lease)
+            rouse, self._asleep = self._asleep, False
+        if rouse:
+            self._rouse()
+        return True
+
+    def abandon(self, lease: PostgresLease) -> None:
+        """The caller was cancelled before the answer reached it: whatever the server says, no lock is left."""
+        with self._mutex:
+            lease.abandoned = True
+            if lease.state is LeaseState.HELD:
+                self._leave(lease)
+            elif lease.state is LeaseState.LOST:
+                self._free(lease)
+            rouse, self._asleep = self._asleep, False
+        if rouse:
+            self._rouse()
+
+    def give_back(self, lease: PostgresLease) -> bool:
+        """The work has stopped: let go of its lock. True: an answer follows when it is free. False: it is."""
+        with self._mutex:
+            if lease.state is LeaseState.HELD:
+                self._leave(lease)
+            elif lease.state is LeaseState.LOST:
+                self._free(lease)
+            rouse, self._asleep = self._asleep, False
+            follows = lease.state is LeaseState.LEAVING
+        if rouse:
+            self._rouse()
+        return follows
+
+    def let_go_after(self, lease: PostgresLease, seconds: float) -> bool:
+        """See `PostgresLease.let_go_after`."""
+        with self._mutex:
+            now = self._clock()
+            if lease.state is not LeaseState.HELD or now >= self._expires_at:
+                return False
+            self._holds.pop(lease, None)
+            rouse = False
+            if seconds != math.inf:
+                self._holds[lease] = now + seconds
+                self._next_hold_end = min(self._next_hold_end, now + seconds)
+                rouse, self._asleep = self._asleep, False
+        if rouse:
+            self._rouse()
+        return True
+
+    # For whoever looks.
+
+    def is_gone(self, lease: PostgresLease) -> bool:
+        """Whether work may no longer run under the lock."""
+        return self.loss_of(lease) is not None or lease.own_end
+
+    def loss_of(self, lease: PostgresLease) -> str | None:
+        """Why the lock is lost, or None."""
+        with self._mutex:
+            if lease.state is LeaseState.HELD and self._has_expired():
+                return EXPIRED
+            return lease.marked_lost
+
+    def seconds_left(self) -> float:
+        """Return how long the locks may be relied upon if nothing more is answered; 0 once they may not."""
+        with self._mutex:
+            return max(0.0, self._expires_at - self._clock())
+
+    def refusal(self) -> Exception | None:
+        """Return what `want` would raise now; None while a session is ready."""
+        with self._mutex:
+            return None if self._refusal is None else error_of(self._refusal)
+
+    def statistics(self) -> LockerStatistics:
+        """Return a snapshot."""
+        with self._mutex:
+            states = [lease.state for lease in self._in_use.values()]
+            return LockerStatistics(
+                held=states.count(LeaseState.HELD),
+                waiting=states.count(LeaseState.WANTED) + states.count(LeaseState.ASKED),
+                sessions_opened=self._opened,
+                sessions_lost=self._lost,
+                batches=self._batches,
+                largest_batch=self._largest,
+                last_round_trip=self._round_trip,
+                outlived=self._outlived,
+            )
+
+    # For the session's thread.
+
+    def session_opened(self, answered_at: float, lock_table: int) -> None:
+        """A session is ready: its first statement that was sent at ``answered_at`` has been answered."""
+        with self._mutex:
+            self._opened += 1
+            self._most = max(1, min(MOST_LOCKS, lock_table // 4))
+            self._answered_at = answered_at
+            self._expires_at = answered_at + self._timing.cancel_after
+            self._refusal = None
+
+    def next_batch(self) -> Batch:
+        """Return what is to be asked now; with nothing in it, the thread may sleep until `next_hold_end`."""
+        with self._mutex:
+            if (now := self._clock()) >= self._next_hold_end:
+                for lease in [lease for lease, ends_at in self._holds.items() if ends_at <= now]:
+                    lease.own_end = True
+                    self._leave(lease)
+                self._next_hold_end = min(self._holds.values(), default=math.inf)
+            acquires: list[PostgresLease] = []
+            for lease in self._wanted:
+                if lease.abandoned:
+                    self._free(lease)
+                else:
+                    lease.state = LeaseState.ASKED
+                    acquires.append(lease)
+            batch = Batch(self._leaving, acquires)
+            self._wanted, self._leaving = [], []
+            self._asleep = not batch
+            return batch
+
+    def next_hold_end(self) -> float:
+        """Return when the next hold ends, or earlier."""
+        with self._mutex:
+            return self._next_hold_end
+
+    def reply_deadline(self, sent_at: float) -> float:
+        """Return until when a statement that is sent now must be answered; also when it was sent late."""
+        with self._mutex:
+            return min(sent_at + self._timing.reply, self._expires_at)
+
+    def answered(self, batch: Batch, granted: list[bool], sent_at: float) -> list[Answer] | None:
+        """Take the server's answer to a batch and to its acquires; return who is told what. None: it came too late."""
+        with self._mutex:
+            if self._has_expired():
+                return None
+            self._round_trip = self._clock() - sent_at
+            self._answered_at = sent_at
+            self._expires_at = sent_at + self._timing.cancel_after
+            if batch:
+                self._batches += 1
+                self._largest = max(self._largest, len(batch))
+            answers: list[Answer] = []
+            for lease in batch.releases:
+                self._free(lease)
+                answers.append((lease, True))
+            for lease, had in zip(batch.acquires, granted, strict=True):
+                if not had:
+                    self._free(lease)
+                elif lease.abandoned:
+                    self._leave(lease)
+                else:
+                    lease.state = LeaseState.HELD
+                answers.append((lease, had))
+            return answers
+
+    def lose_session(self, reason: str, refusal: Refusal, *, left: bool) -> tuple[list[PostgresLease], list[Answer]]:
+        """Refuse what comes and lose what is held; return the locks lost, and who is told what of those that waited.
+
+        Releases are answered by `session_closed`. ``left``: the end of the session was our own wish.
+        """
+        with self._mutex:
+            if self._refusal is None:
+                self._lost += not left
+            self._refusal = refusal
+            self._expires_at = -math.inf
+            self._asleep = True
+            stop_by = self._clock() + self._timing.cleanup
+            lost: list[PostgresLease] = []
+            answers: list[Answer] = []
+            for lease in self._in_use.values():
+                if lease.state is LeaseState.HELD:
+                    lease.state, lease.marked_lost = LeaseState.LOST, reason
+                    self._lost_work[lease] = stop_by
+                    lost.append(lease)
+                elif lease.state in (LeaseState.WANTED, LeaseState.ASKED):
+                    answers.append((lease, error_of(refusal)))
+            self._holds.clear()
+            self._wanted.clear()
+            self._next_hold_end = math.inf
+            return lost, answers
+
+    def session_closed(self) -> list[Answer]:
+        """The session of `lose_session` is closed, so the server lets all go: return who is told that."""
+        with self._mutex:
+            closed = [lease for lease in self._in_use.values() if lease.state is not LeaseState.LOST]
+            for lease in closed:
+                self._free(lease)
+            self._leaving = []
+            return [(lease, True) for lease in closed]
+
+    def lost_work_runs(self) -> bool:
+        """Whether work under a lock that was lost has not stopped yet; the thread may sleep until it is roused."""
+        with self._mutex:
+            self._asleep = bool(self._lost_work)
+            return self._asleep
+
+    def server_keeps_until(self) -> float:
+        """Return when the server will have ended the session by itself, if it lives and hears nothing more."""
+        with self._mutex:
+            return self._answered_at + self._timing.lease
+
+    def outlived(self) -> list[PostgresLease]:
+        """Return, once each, the lost locks whose work has used up its time to stop."""
+        with self._mutex:
+            now = self._clock()
+            late = [lease for lease, stop_by in self._lost_work.items() if stop_by <= now]
+            self._lost_work |= dict.fromkeys(late, math.inf)
+            self._outlived += len(late)
+            return late
+
+    # Under the mutex.
+
+    def _has_expired(self) -> bool:
+        if self._clock() < self._expires_at:
+            return False
+        self._expires_at = -math.inf  # seen is seen: no answer that is still on its way takes it back
+        return True
+
+    def _leave(self, lease: PostgresLease) -> None:
+        lease.state = LeaseState.LEAVING
+        self._holds.pop(lease, None)
+        self._leaving.append(lease)
+
+    def _free(self, lease: PostgresLease) -> None:
+        lease.state = LeaseState.FREE
+        self._lost_work.pop(lease, None)
+        del self._in_use[lease.lock_id]
+
+
+def error_of(refusal: Refusal) -> Exception:
+    """Make the error that a refused caller gets; each gets its own."""
+    kind, reason = refusal
+    return kind(reason)
