@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import trio
 
+from tickrunner_trio.lockers._connection import Connection
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    import pytest
 
     from tickrunner_trio import Lease, PostgresLocker
     from tickrunner_trio.lockers._lease import PostgresLease
@@ -79,6 +83,27 @@ def before_the_hand_over(locker: PostgresLocker, do: Callable[[], None]) -> None
         return asked_the_server
 
     book.want = want_then_do  # type: ignore[method-assign]
+
+
+def instead_of_the_statement(
+    patch: pytest.MonkeyPatch, statement: bytes, *, releasing: bool = False, acquiring: bool = False
+) -> None:
+    """Have another statement sent over the real connection in place of those that release or acquire; not of beats.
+
+    It gets the same two parameters, of type bigint[]: the ids to release and those to acquire.
+    """
+    ask_prepared = Connection.ask_prepared
+
+    def asked_otherwise(
+        connection: Connection, name: bytes, parameters: Sequence[bytes], *, columns: int, deadline: float
+    ) -> list[str]:
+        releases, acquires = (parameter != b"{}" for parameter in parameters)
+        if (releases and releasing) or (acquires and acquiring):
+            rows = connection._rows(lambda: connection._pgconn.send_query_params(statement, parameters), deadline)
+            return connection._row(rows, columns)
+        return ask_prepared(connection, name, parameters, columns=columns, deadline=deadline)
+
+    patch.setattr(Connection, "ask_prepared", asked_otherwise)
 
 
 async def nothing(lease: Lease) -> None:

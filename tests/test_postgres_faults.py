@@ -16,6 +16,7 @@ from postgres_view import (
     asked,
     backend,
     before_the_hand_over,
+    instead_of_the_statement,
     locks,
     never,
     nothing,
@@ -28,8 +29,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, PostgresLocker
 from tickrunner_trio.lockers import _session
+from tickrunner_trio.lockers._timing import server_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tickrunner_trio import Lease
     from tickrunner_trio._local_postgres import LocalPostgres
 
@@ -279,20 +283,17 @@ async def test_of_several_hosts_one_that_hangs_does_not_bar_the_next(own_postgre
 # -- The server hangs --------------------------------------------------------------------------------------------------
 
 
-async def test_a_hung_backend_costs_an_acquire_the_session(
-    own_postgres: LocalPostgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_session, "REPLY_SECONDS", 0.5)
+async def test_a_hung_backend_costs_an_acquire_the_session(own_postgres: LocalPostgres) -> None:
     dsn = own_postgres.dsn
     lost: list[bool] = []
 
     async def work(lease: Lease) -> None:
         with stopped(backend(dsn)), trio.CancelScope(shield=True):
-            with pytest.raises(DatabaseUnavailableError, match=r"did not reply within 0\.5 seconds"):
+            with pytest.raises(DatabaseUnavailableError, match=r"did not reply within 0\.6\d* seconds"):
                 await locker.with_advisory_lock(6, never)
             lost.append(lease.lost)
 
-    async with PostgresLocker(dsn) as locker:
+    async with PostgresLocker(dsn, lease=2.0) as locker:
         with trio.fail_after(60), pytest.raises(LockLostError):
             await locker.with_advisory_lock(5, work)
         assert lost == [True]
@@ -300,17 +301,14 @@ async def test_a_hung_backend_costs_an_acquire_the_session(
         await works_again(locker)
 
 
-async def test_a_hung_backend_delays_a_release_only_so_long(
-    own_postgres: LocalPostgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_session, "REPLY_SECONDS", 0.5)
+async def test_a_hung_backend_delays_a_release_only_so_long(own_postgres: LocalPostgres) -> None:
     dsn = own_postgres.dsn
     with contextlib.ExitStack() as hung:
 
         async def work(lease: Lease) -> None:
             hung.enter_context(stopped(backend(dsn)))
 
-        async with PostgresLocker(dsn) as locker:
+        async with PostgresLocker(dsn, lease=2.0) as locker:
             with trio.fail_after(60):
                 assert await locker.with_advisory_lock(5, work) is True, "the work was done under the lock"
             assert "did not reply" in repr(locker), "it returned when the session was closed, and not before"
@@ -361,7 +359,7 @@ async def test_leaving_interrupts_a_statement_and_answers_those_who_wait(own_pos
             async with PostgresLocker(own_postgres.dsn) as locker:
                 hung.enter_context(stopped(backend(own_postgres.dsn)))
                 nursery.start_soon(ask)
-                await until(lambda: "1 held" in repr(locker))
+                await until(lambda: locker.statistics().waiting == 1)
                 locker._thread.stop()  # type: ignore[union-attr]
                 await until(lambda: errors)
     assert [type(error) for error in errors] == [trio.ClosedResourceError]
@@ -386,26 +384,29 @@ async def test_a_hung_postmaster_delays_neither_answers_nor_leaving(own_postgres
 
 
 @pytest.mark.parametrize(
-    ("statement", "reason"),
+    ("statement", "kind", "reason"),
     [
-        (b"SELECT 1 / (id - 6) = 0 FROM unnest($1::bigint[]) AS id", "division by zero"),
+        (b"SELECT 1 / (id - 6) = 0, $1 FROM unnest($2) AS id", LockerConfigurationError, "division by zero"),
         (
-            b"SELECT pg_sleep(60) IS NULL FROM unnest($1::bigint[]) AS id",
+            b"SELECT pg_sleep(60) IS NULL, $1 FROM unnest($2) AS id",
+            DatabaseUnavailableError,
             "canceling statement due to statement timeout",
         ),
-        (b"CREATE TEMP TABLE mine (id int)", "parameter"),
+        (b"CREATE TEMP TABLE mine (id int)", DatabaseUnavailableError, "parameter"),
     ],
 )
 async def test_a_failed_statement_costs_the_session_and_all_of_its_locks(
-    dsn: str, monkeypatch: pytest.MonkeyPatch, statement: bytes, reason: str
+    dsn: str, monkeypatch: pytest.MonkeyPatch, statement: bytes, kind: type[Exception], reason: str
 ) -> None:
-    monkeypatch.setattr(_session, "_STATEMENT_TIMEOUT_MS", b"300")
+    monkeypatch.setattr(
+        _session, "server_settings", lambda timing: server_settings(timing) | {"statement_timeout": "300"}
+    )
     seen: list[bool] = []
 
     async def work(lease: Lease) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(_session, "_TRY_LOCK", statement)
-            with trio.CancelScope(shield=True), pytest.raises(DatabaseUnavailableError, match=reason):
+            instead_of_the_statement(patch, _with_types(statement), acquiring=True)
+            with trio.CancelScope(shield=True), pytest.raises(kind, match=reason):
                 await locker.with_advisory_lock(6, never)
         seen.append(lease.lost)
 
@@ -413,47 +414,91 @@ async def test_a_failed_statement_costs_the_session_and_all_of_its_locks(
         with pytest.raises(LockLostError, match=reason):
             await locker.with_advisory_lock(5, work)
         assert seen == [True]
+        await until(lambda: "ready" in repr(locker))
+        await works_again(locker)
+
+
+async def test_a_failed_release_costs_the_session_and_all_of_its_locks(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = trio.Event()
+
+    async def work(lease: Lease) -> None:
+        begun.set()
+        await trio.sleep_forever()
+
+    async def lose() -> None:
+        with pytest.raises(LockLostError, match="division by zero"):
+            await locker.with_advisory_lock(5, work)
+
+    async with PostgresLocker(dsn) as locker:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lose)
+            await begun.wait()
+            with monkeypatch.context() as patch:
+                instead_of_the_statement(
+                    patch, _with_types(b"SELECT 1 / (id - 6), $2 FROM unnest($1) AS id"), releasing=True
+                )
+                assert await locker.with_advisory_lock(6, nothing) is True, "the work was done under the lock"
+        await until(lambda: locks(dsn) == [])
+        await until(lambda: "ready" in repr(locker))
         await works_again(locker)
 
 
 async def test_an_unlock_that_says_false_costs_the_session(
     dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    others: list[bool] = []
+    begun = trio.Event()
 
     async def other(lease: Lease) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(_session, "_TRY_LOCK", b"SELECT true FROM unnest($1::bigint[]) AS id")
-            assert await locker.with_advisory_lock(-6, nothing) is True
-        others.append(lease.lost)
+        begun.set()
+        await trio.sleep_forever()
+
+    async def lose() -> None:
+        with pytest.raises(LockLostError, match=r"did not hold a lock .*; of -6 it said \{f\}"):
+            await locker.with_advisory_lock(5, other)
 
     async with PostgresLocker(dsn) as locker:
-        with pytest.raises(LockLostError, match="did not hold the lock -6"):
-            await locker.with_advisory_lock(5, other)
-        assert others == [True]
-        await until(lambda: "did not hold the lock -6 that was to be released" in caplog.text)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lose)
+            await begun.wait()
+            with monkeypatch.context() as patch:
+                granted = _with_types(b"SELECT array_remove($1, 0), ARRAY(SELECT true FROM unnest($2))")
+                instead_of_the_statement(patch, granted, acquiring=True)
+                assert await locker.with_advisory_lock(-6, nothing) is True
+        await until(lambda: "did not hold a lock that was to be released; of -6 it said {f}" in caplog.text)
         await works_again(locker)
 
 
-@pytest.mark.parametrize("method", ["try_lock", "unlock", "read_unasked", "close"])
+@pytest.mark.parametrize("method", ["acquire", "release", "read_unasked", "close"])
 async def test_a_bug_in_the_thread_answers_everybody_and_loses_every_lock(
     dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
     """Invariant 4."""
-    close = _session.Session.close
+    close, exchange = _session.Session.close, _session.Session.exchange
 
-    def broken(session: _session.Session, *arguments: object) -> None:
+    def broken(session: _session.Session) -> None:
         close(session)
         raise ZeroDivisionError("a bug")
 
+    def broken_exchange(
+        session: _session.Session, release: Sequence[int], acquire: Sequence[int], *, deadline: float
+    ) -> list[bool]:
+        if acquire if method == "acquire" else release:
+            broken(session)
+        return exchange(session, release, acquire, deadline=deadline)
+
     async def work(lease: Lease) -> None:
-        monkeypatch.setattr(_session.Session, method, broken)
+        if method in ("acquire", "release"):
+            monkeypatch.setattr(_session.Session, "exchange", broken_exchange)
+        else:
+            monkeypatch.setattr(_session.Session, method, broken)
         with trio.CancelScope(shield=True):
             match method:
-                case "try_lock":
+                case "acquire":
                     with pytest.raises(RuntimeError, match="died of a bug, ZeroDivisionError"):
                         await locker.with_advisory_lock(6, never)
-                case "unlock":
+                case "release":
                     assert await locker.with_advisory_lock(6, nothing) is True
                 case _:
                     terminate(dsn)
@@ -469,24 +514,46 @@ async def test_a_bug_in_the_thread_answers_everybody_and_loses_every_lock(
     assert [record.levelname for record in caplog.records].count("CRITICAL") == 1
 
 
-@pytest.mark.parametrize("statement", ["_TRY_LOCK", "_UNLOCK"])
-@pytest.mark.parametrize("rows", [0, 2])
-async def test_a_reply_of_another_number_of_rows_costs_the_session_and_answers_everybody(
-    dsn: str, monkeypatch: pytest.MonkeyPatch, statement: str, rows: int
+@pytest.mark.parametrize("method", ["acquire", "release"])
+@pytest.mark.parametrize(
+    ("columns", "rows"),
+    [("ARRAY[true], ARRAY[true]", 0), ("ARRAY[true], ARRAY[true]", 2), ("ARRAY[true]", 1), ("ARRAY[true], NULL", 1)],
+)
+async def test_a_reply_of_another_shape_costs_the_session_and_answers_everybody(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, method: str, columns: str, rows: int
 ) -> None:
-    wrong = f"SELECT true FROM pg_catalog.generate_series(1, {rows}) WHERE $1::pg_catalog.int8[] IS NOT NULL"
+    wrong = f"SELECT {columns} FROM generate_series(1, {rows}) WHERE $1 IS NOT NULL AND $2 IS NOT NULL".encode()
     async with PostgresLocker(dsn) as locker:
         await locker.with_advisory_lock(4, nothing)
-        monkeypatch.setattr(_session, statement, wrong.encode())
-        with trio.fail_after(30):
-            if statement == "_TRY_LOCK":
-                with pytest.raises(DatabaseUnavailableError, match="did not reply"):
+        with trio.fail_after(30), monkeypatch.context() as patch:
+            instead_of_the_statement(
+                patch, _with_types(wrong), acquiring=method == "acquire", releasing=method == "release"
+            )
+            if method == "acquire":
+                with pytest.raises(DatabaseUnavailableError, match=f"answered with {rows} rows where one of 2 values"):
                     await locker.with_advisory_lock(5, never)
             else:
                 assert await locker.with_advisory_lock(5, nothing) is True
-        monkeypatch.undo()
+                assert f"answered with {rows} rows" in repr(locker)
         await works_again(locker)
         await until(lambda: locks(dsn) == [])
+
+
+async def test_an_answer_for_more_or_fewer_locks_than_were_asked_costs_the_session(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with PostgresLocker(dsn) as locker:
+        for answer in ("", "true, true"):
+            with monkeypatch.context() as patch:
+                wrong = f"SELECT array_remove($1, 0), ARRAY[{answer}]::boolean[] WHERE $2 IS NOT NULL".encode()
+                instead_of_the_statement(patch, _with_types(wrong), acquiring=True)
+                with pytest.raises(DatabaseUnavailableError, match=r"answered for [02] locks where 1 were asked"):
+                    await locker.with_advisory_lock(5, never)
+            await works_again(locker)
+
+
+def _with_types(statement: bytes) -> bytes:
+    return statement.replace(b"$1", b"$1::bigint[]").replace(b"$2", b"$2::bigint[]")
 
 
 async def test_a_ctrl_c_while_leaving_leaves_no_thread_and_no_lock(dsn: str) -> None:

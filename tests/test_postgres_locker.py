@@ -25,7 +25,6 @@ from tickrunner_trio import (
     LockLostError,
     PostgresLocker,
 )
-from tickrunner_trio.lockers import _postgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -331,8 +330,7 @@ async def test_leaving_cancels_the_work_first_and_keeps_the_lock_until_it_has_st
     assert seen == [[5]]
 
 
-async def test_leaving_waits_for_work_that_resists_only_so_long(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_postgres, "_STOPPING_WORK_SECONDS", 0.2)
+async def test_leaving_waits_for_work_that_resists_for_one_lease_after_which_its_lock_is_free(dsn: str) -> None:
     begun, go_on = trio.Event(), trio.Event()
 
     async def work(lease: Lease) -> None:
@@ -342,10 +340,11 @@ async def test_leaving_waits_for_work_that_resists_only_so_long(dsn: str, monkey
 
     with pytest.RaisesGroup(pytest.RaisesExc(LockLostError)):
         async with trio.open_nursery() as nursery:
-            with trio.fail_after(30):
-                async with PostgresLocker(dsn) as locker:
-                    nursery.start_soon(locker.with_advisory_lock, 5, work)
-                    await begun.wait()
+            async with PostgresLocker(dsn, lease=2.0) as locker:
+                nursery.start_soon(locker.with_advisory_lock, 5, work)
+                await begun.wait()
+                left_at = trio.current_time()
+            assert trio.current_time() - left_at < 3
             await until(lambda: locks(dsn) == [])
             go_on.set()
 
@@ -354,13 +353,15 @@ async def test_leaving_before_the_hand_over_runs_nothing(dsn: str) -> None:
     async with PostgresLocker(dsn) as locker:
 
         def granted() -> None:
-            for lease in locker._callers:  # as leaving does first of all
-                lease.lose("left")
-            locker._closed = True
+            deadline = time.monotonic() + 30
+            while locker.statistics().held == 0:
+                assert time.monotonic() < deadline
+            locker._closed = True  # as leaving does first of all
 
         before_the_hand_over(locker, granted)
         with pytest.raises(trio.ClosedResourceError):
             await locker.with_advisory_lock(5, never)
+        assert locks(dsn) == []
 
 
 async def test_leaving_under_a_cancellation_leaves_nothing(dsn: str) -> None:

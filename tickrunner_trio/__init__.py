@@ -4,10 +4,12 @@
 #
 #     edges        _cli, _demo: import the library, never the other way
 #     ---------------------------------------------------------------------------------------------------------
-#     lockers      lockers/: memory; postgres (the Trio face) over the session thread (the only importer of psycopg)
+#     lockers      lockers/: memory; postgres (the Trio face) and session thread, with the lock book between them; under
+#                  the thread session, then connection (the only importer of psycopg); holders, clock, statistics
 #     running      _attempt (one tick) <- _service (one loop) <- _supervisor (many); _reporting, _passes
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC)
-#     pure         _config, _outcome, _schedule, _health, _lock_ids: no await, no I/O, time comes in as an argument
+#     pure         _config, _outcome, _schedule, _health, _lock_ids, lockers/_timing (the arithmetic of the lease):
+#                  no await, no I/O, time comes in as an argument
 #     abc          abc (what others implement), _errors
 #
 #     _local_postgres and its _postgres_keeper stand alone: a throw-away server for demo and tests, which imports

@@ -40,11 +40,11 @@ class Lease(Protocol):
 class TimedLease(Protocol):
     """What a lease may offer beside: to end by itself, so that a hold ends in time whatever the Trio loop does.
 
-    A `Service` makes use of it where it is there, and ends the hold on Trio's clock where it is not.
+    A `tickrunner_trio.Service` makes use of it where it is there, and ends the hold on Trio's clock where it is not.
     """
 
     def let_go_after(self, seconds: float) -> bool:
-        """Have the lock let go of in so many seconds, unless ``fn`` has returned before; `math.inf` takes that back.
+        """Have the lock let go of in so many seconds, unless ``fn`` has returned before; ``inf`` takes that back.
 
         To be called while no work runs under the lock. Called again, it replaces what was said before.
 

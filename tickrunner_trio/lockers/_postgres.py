@@ -202,7 +202,8 @@ class PostgresLocker:
                 await _released(book, lease)
         finally:
             self._callers.discard(lease)
-            self._leaving.unpark_all()
+            if self._closed:
+                self._leaving.unpark_all()
         return True
 
     def statistics(self) -> LockerStatistics:

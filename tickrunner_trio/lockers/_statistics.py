@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LockerStatistics:
-    """What a `PostgresLocker` is doing and has done, at one moment."""
+    """What a `tickrunner_trio.PostgresLocker` is doing and has done, at one moment."""
 
     held: int
     """Locks that are held now."""
