@@ -1,0 +1,88 @@
+"""What `PostgresLocker` promises above all, on each major version of PostgreSQL whose binaries are at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from locker_essentials import exclude_each_other, loses_its_lock_when_terminated
+from postgres_view import asked, locks, until
+
+from tickrunner_trio import PostgresLocker
+from tickrunner_trio._local_postgres import local_postgres, server_binaries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tickrunner_trio._local_postgres import LocalPostgres
+
+LEASE = 2.0
+VERSIONS = {binaries.major: binaries for binaries in reversed(server_binaries()) if binaries.major >= 14}
+
+# A client to be frozen. It reads the connection string, says when it has the lock, and holds on to it.
+HOLDER = f"""
+import sys, trio
+from tickrunner_trio import PostgresLocker
+
+async def hold(lease):
+    print("held", flush=True)
+    await trio.sleep_forever()
+
+async def main():
+    async with PostgresLocker(sys.stdin.readline().strip(), lease={LEASE}) as locker:
+        await locker.with_advisory_lock(9, hold)
+
+trio.run(main)
+"""
+
+
+@pytest.fixture(scope="module", params=[pytest.param(VERSIONS[n], id=f"PostgreSQL {n}") for n in sorted(VERSIONS)])
+def server(request: pytest.FixtureRequest, _binaries: None) -> Iterator[LocalPostgres]:
+    with local_postgres(bin_dir=request.param.directory) as server:
+        assert asked(server.dsn, "SHOW server_version_num")[0].startswith(str(request.param.major))
+        yield server
+
+
+async def test_the_essentials_hold_on_every_version(server: LocalPostgres) -> None:
+    dsn = server.dsn
+    async with PostgresLocker(dsn, lease=LEASE) as locker, PostgresLocker(dsn, lease=LEASE) as other:
+        await exclude_each_other(locker, other, server=dsn)
+        await exclude_each_other(other, locker, server=dsn)
+    async with PostgresLocker(dsn, lease=LEASE) as locker:
+        await loses_its_lock_when_terminated(locker, server=dsn)
+    assert locks(dsn) == []
+
+
+@contextlib.contextmanager
+def holding(dsn: str) -> Iterator[subprocess.Popen[str]]:
+    """A client in a process of its own that has the lock 9."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        try:
+            client.stdin.write(f"{dsn}\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == "held\n"
+            yield client
+        finally:
+            client.kill()
+
+
+async def test_every_version_ends_the_session_of_a_frozen_client_with_its_lease(server: LocalPostgres) -> None:
+    with holding(server.dsn) as client:
+        client.send_signal(signal.SIGSTOP)
+        frozen_at = trio.current_time()
+        await trio.sleep(LEASE / 2)
+        assert locks(server.dsn) == [9], "the session ended before its lease"
+        await until(lambda: locks(server.dsn) == [])
+        assert trio.current_time() - frozen_at < LEASE + 1
