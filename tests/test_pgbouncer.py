@@ -62,15 +62,15 @@ def settings_by_backend(server: LocalPostgres, pool: str, clients: int) -> dict[
 
 
 @contextlib.contextmanager
-def busy(pool: str, *, clients: int) -> Iterator[None]:
-    """Have clients run short statements through the pool, one after the other; fail if they get errors."""
+def busy(pool: str, *, clients: int, seconds: float = 0.001) -> Iterator[None]:
+    """Have clients run statements that take so long through the pool, one after the other; fail if they get errors."""
     stop, begun = threading.Event(), threading.Barrier(clients + 1)
 
     def run() -> None:
         with psycopg.connect(pool, autocommit=True, prepare_threshold=None) as connection:
             begun.wait(30)
             while not stop.is_set():
-                connection.execute("SELECT pg_sleep(0.001)")
+                connection.execute(f"SELECT pg_sleep({seconds})")
 
     with ThreadPoolExecutor(clients) as threads:
         runs = [threads.submit(run) for _ in range(clients)]
@@ -117,6 +117,19 @@ async def test_a_pool_of_shared_sessions_is_refused_while_others_are_busy_in_it(
                 await is_refused(pooler.dsn(mode))
         assert locks(postgres.dsn) == asked(postgres.dsn, IN_TRANSACTION) == []
         assert settings_by_backend(postgres, pooler.dsn(mode), 3) == before
+
+
+async def test_the_only_session_of_a_pool_that_is_shared_with_slow_clients_is_never_taken_for_ours(
+    postgres: LocalPostgres,
+) -> None:
+    """One of the two clients that find out about the pool has to wait, as it would in session mode."""
+    with pgbouncer(postgres, pool_size=1) as pooler, busy(pooler.dsn("transaction"), clients=1, seconds=0.4):
+        with trio.fail_after(60), pytest.raises(LockerConfigurationError, match=REFUSED):
+            async with PostgresLocker(pooler.dsn("transaction"), lease=2.0) as locker:
+                while True:  # it may take several attempts to find out
+                    with pytest.raises(DatabaseUnavailableError):
+                        await locker.with_advisory_lock(5, never)
+                    await trio.sleep(0.05)
 
 
 @pytest.mark.parametrize("mode", SHARING)

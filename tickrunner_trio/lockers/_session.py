@@ -48,6 +48,7 @@ _EXCHANGE = (
 _NAME = b"tickrunner_trio_exchange"
 
 _PROBES = 5
+_GLANCE_SECONDS = 0.01
 _MILLISECONDS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -125,13 +126,26 @@ class Session:
         return pid
 
     def _refuse_shared_sessions(self, conninfo: str, wait: Wait) -> None:
-        """There is a pooler. Of two clients that a pooler serves in turns, see whether they get at one backend."""
+        """There is a pooler. See whether another client of it gets at our backend, or we at another one.
+
+        Each asks twice in a row: of two sessions that are given out in turns, two clients that ask in turns would each
+        get its own. Where we have the last session of a pool in session mode the other one waits, and we are answered
+        all the same. A pool that shares would serve it before us, since it has waited for longer; then both got at one.
+        """
         other = Connection(conninfo, wait)
         try:
             ours, theirs = set[str](), set[str]()
+            patience = self._timing.reply / 2
+            is_waiting = False
             for _ in range(_PROBES):
-                ours.add(self._backend(self._connection))
-                theirs.add(self._backend(other))
+                ours |= {self._backend(self._connection), self._backend(self._connection)}
+                for _ in range(2):
+                    if not is_waiting:
+                        other.begin(_BACKEND, deadline=self._deadline())
+                    row = other.row_if_answered(columns=1, deadline=boot_seconds() + patience)
+                    is_waiting = row is None
+                    patience = _GLANCE_SECONDS if is_waiting else patience
+                    theirs |= set(row or ())
         finally:
             other.close()
         if len(ours) > 1 or len(theirs) > 1 or ours & theirs:
@@ -159,6 +173,8 @@ class Session:
         """Refuse a server whose locks are worth nothing now; return how many locks its lock table is made for."""
         facts = self._connection.ask_row(_FACTS, columns=4, deadline=self._deadline())
         in_recovery, read_only, locks, connections = facts
+        if self._connection.began_on_a_standby and in_recovery == "f":
+            raise DatabaseUnavailableError("the server was promoted after the session was opened: a new one is needed")
         if in_recovery == "t":  # it gives the ids that its primary gives too, and its sessions survive promotion
             raise DatabaseUnavailableError("the server is a standby: waiting for a primary, or for its promotion")
         if read_only == "on":
