@@ -123,9 +123,11 @@ async def test_the_only_session_of_a_pool_that_is_shared_with_slow_clients_is_ne
     postgres: LocalPostgres,
 ) -> None:
     """One of the two clients that find out about the pool has to wait, as it would in session mode."""
-    with pgbouncer(postgres, pool_size=1) as pooler, busy(pooler.dsn("transaction"), clients=1, seconds=0.4):
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(pgbouncer(postgres, pool_size=1)).dsn("transaction")
+        stack.enter_context(busy(pool, clients=1, seconds=0.4))
         with trio.fail_after(60), pytest.raises(LockerConfigurationError, match=REFUSED):
-            async with PostgresLocker(pooler.dsn("transaction"), lease=2.0) as locker:
+            async with PostgresLocker(pool, lease=2.0) as locker:
                 while True:  # it may take several attempts to find out
                     with pytest.raises(DatabaseUnavailableError):
                         await locker.with_advisory_lock(5, never)
