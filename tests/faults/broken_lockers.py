@@ -44,8 +44,10 @@ class CarriesLocksOver(PostgresLocker):
 
 
 class _CarryingBook(LockBook):
-    def lose_session(self, reason: str, refusal: Refusal, *, left: bool) -> tuple[list[PostgresLease], list[Answer]]:
-        lost, answers = super().lose_session(reason, refusal, left=left)
+    def lose_session(
+        self, reason: str, refusal: Refusal, *, left: bool, server_has_it: bool
+    ) -> tuple[list[PostgresLease], list[Answer]]:
+        lost, answers = super().lose_session(reason, refusal, left=left, server_has_it=server_has_it)
         if left:
             return lost, answers
         for lease in lost:

@@ -52,7 +52,7 @@ _NOT_MENDED_BY_WAITING = {
     r"authentication failed for user|no password supplied": _CREDENTIALS,  # 28P01, 28000
     r"pg_hba\.conf (entry|rejects)|is not permitted to log in|permission denied for database": _CREDENTIALS,
     r"FATAL: +(role|database) .* does not exist": _CREDENTIALS,  # 28000, 3D000
-    r"^invalid |^could not match |^bad value ": "correct that parameter of conninfo",
+    r"(^|failed: )(invalid |could not match |bad value )": "correct that parameter of conninfo",
     r"could not parse network address|Servname not supported": "correct hostaddr or port in conninfo",
     r"definition of service .* not found": "correct service in conninfo, or the service file",
     r"authentication method requirement": "correct require_auth in conninfo, or the server's pg_hba.conf",
@@ -223,15 +223,18 @@ class Connection:
         failures: list[tuple[object, str]] = []  # the host, and what it said
         try:
             seconds = timeout_from_conninfo(parameters)
-            for attempt in conninfo_attempts(parameters):
-                try:
-                    return self._connected_once(make_conninfo("", **attempt), seconds)
-                except psycopg.Error as error:
-                    failures.append((attempt.get("host"), str(error)))
+            attempts = conninfo_attempts(parameters)
         except psycopg.Error as error:
             failures.append((None, str(error)))
+            attempts = []
         except ValueError as error:  # each Python has its own words for what idna cannot encode
             failures.append((None, f"invalid host name: {error}"))
+            attempts = []
+        for attempt in attempts:
+            try:
+                return self._connected_once(make_conninfo("", **attempt), seconds)
+            except psycopg.Error as error:
+                failures.append((attempt.get("host"), str(error)))
         reason = "; ".join(dict.fromkeys(self._blotted(said) for _, said in failures))
         # One of a host's addresses may be dead while another tells what is wrong; another host may still let us in.
         remedies: dict[object, str | None] = {}
@@ -297,6 +300,9 @@ def _parameters(conninfo: str) -> ConnDict:
     try:
         parameters = None if _is_ambiguous(conninfo) else conninfo_to_dict(conninfo)
     except (psycopg.Error, UnicodeError):
+        parameters = None
+    # A password where the host was forgotten is taken for a port, which libpq would quote.
+    if parameters is not None and re.fullmatch(r"[\d,\s]*", str(parameters.get("port", ""))) is None:
         parameters = None
     if parameters is None:  # raised out here: in the clause above the error would have one with the password as context
         raise LockerConfigurationError(_HOW_TO_WRITE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import select
 import selectors
 
 from ._clock import boot_seconds
@@ -68,6 +67,6 @@ def read_holders(conninfo: str) -> tuple[LockHolder, ...]:
 
 
 def _wait(fd: int, events: int, deadline: float) -> bool:
-    readers = [fd] if events & selectors.EVENT_READ else []
-    writers = [fd] if events & selectors.EVENT_WRITE else []
-    return any(select.select(readers, writers, [], max(0.0, deadline - boot_seconds())))
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, events)
+        return bool(selector.select(max(0.0, deadline - boot_seconds())))

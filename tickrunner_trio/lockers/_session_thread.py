@@ -90,7 +90,7 @@ class SessionThread:
         attempted: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
-        self.book = LockBook(timing, boot_seconds, self._wake)  #: What callers write into.
+        self.book = LockBook(timing, boot_seconds, self._rouse)  #: What callers write into.
         self.seen_at = boot_seconds()  #: When the thread last gave a sign of life.
         self._conninfo = conninfo
         self._timing = timing
@@ -112,7 +112,11 @@ class SessionThread:
 
     def start(self) -> None:
         """Start the thread, once."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._close_files()
+            raise
 
     def join(self, seconds: float) -> bool:
         """Wait for the thread's end, blocking; return whether it came in time."""
@@ -140,11 +144,16 @@ class SessionThread:
             refusal = (RuntimeError, reason)
             log_safely(_log, logging.CRITICAL, "the thread died of a bug: please report it", exc_info=error)
         finally:
-            self._part(reason, refusal)
-            self._selector.close()
-            self._waker.close()
-            self._woken.close()
-            self._tell(self._attempted, self._ended)
+            try:
+                self._part(reason, refusal)
+            finally:
+                self._close_files()
+                self._tell(self._attempted, self._ended)
+
+    def _close_files(self) -> None:
+        self._selector.close()
+        self._waker.close()
+        self._woken.close()
 
     def _live_through_one_session(self) -> None:
         try:
@@ -183,6 +192,8 @@ class SessionThread:
         sent_at = self._opened_at
         while True:
             batch = self.book.next_batch()
+            if batch.refused:
+                self._tell(functools.partial(_answer_all, batch.refused))
             now = boot_seconds()
             if not batch and now < (beat_at := sent_at + self._timing.beat):
                 until = min(beat_at, self.book.next_hold_end())
@@ -203,9 +214,11 @@ class SessionThread:
 
     def _part(self, reason: str, refusal: Refusal) -> None:
         """Refuse what comes, lose what there is, have the work stopped, close the session, answer all who wait."""
-        lost, answers = self.book.lose_session(reason, refusal, left=self._stopping)
-        self._tell(functools.partial(_cancel_all, lost), functools.partial(_answer_all, answers))
         session, self._session = self._session, None
+        lost, answers = self.book.lose_session(
+            reason, refusal, left=self._stopping, server_has_it=session is not None and session.is_open
+        )
+        self._tell(functools.partial(_cancel_all, lost), functools.partial(_answer_all, answers))
         try:
             if session is not None:
                 if session.is_open:
@@ -262,14 +275,13 @@ class SessionThread:
         ready = {key.fd for key, _ in self._selector.select(min(seconds, _LONGEST_SLEEP_SECONDS))}
         if self._woken.fileno() in ready:
             with contextlib.suppress(BlockingIOError):
-                self._woken.recv(65536)
+                self._woken.recv(4096)
         for lease in self.book.outlived():
             log_safely(
                 _log,
                 logging.CRITICAL,
-                "the work under the lock %d goes on %g seconds after its lock was lost; another replica may run it too",
+                "the work under the lock %d has outlived its lease: another replica may run it too",
                 lease.lock_id,
-                self._timing.cleanup,
             )
         return fd in ready
 
@@ -283,6 +295,16 @@ class SessionThread:
             if fd is not None:
                 self._selector.register(fd, events)
                 self._watched = watched
+
+    def _rouse(self, *, at_once: bool) -> None:
+        """Wake the thread, or have Trio do so when it has run whatever is ready: then all goes in one statement."""
+        if at_once:
+            self._wake()
+            return
+        try:
+            self._in_trio(self._wake, idempotent=True)
+        except trio.RunFinishedError:
+            self._wake()
 
     def _wake(self) -> None:
         # A full socket wakes as well, and a closed one means that the thread has answered everything and ended.
