@@ -67,9 +67,9 @@ def tests_lowest(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Try to make two replicas run at once, by every fault we know: `nox -s faults -- --minutes 10 --seed 1`."""
+    """Try to make two replicas run at once, by each fault that we know: `nox -s faults -- --minutes 10 --seed 1`."""
     install(session, "test", extras="[demo]")
-    session.run("python", "tests/faults/campaign.py", *session.posargs)
+    session.run("python", "-m", "faults.campaign", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

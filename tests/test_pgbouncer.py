@@ -16,6 +16,9 @@ from pgbouncer import pgbouncer, program
 from postgres_view import asked, backend, locks, never
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, PostgresLocker
+from tickrunner_trio.lockers import _session
+from tickrunner_trio.lockers._clock import boot_seconds
+from tickrunner_trio.lockers._holders import _wait as waited
 from tickrunner_trio.lockers._timing import lease_timing, server_settings
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from tickrunner_trio import Lease
     from tickrunner_trio._local_postgres import LocalPostgres
+    from tickrunner_trio.lockers._connection import Wait
 
 SHARING: list[PoolMode] = ["transaction", "statement"]
 REFUSED = r"pooler that shares the server's sessions .*: connect to PostgreSQL directly, or to a pool in session mode"
@@ -62,15 +66,15 @@ def settings_by_backend(server: LocalPostgres, pool: str, clients: int) -> dict[
 
 
 @contextlib.contextmanager
-def busy(pool: str, *, clients: int) -> Iterator[None]:
-    """Have clients run short statements through the pool, one after the other; fail if they get errors."""
+def busy(pool: str, *, clients: int, seconds: float = 0.001) -> Iterator[None]:
+    """Have clients run statements that take so long through the pool, one after the other; fail if they get errors."""
     stop, begun = threading.Event(), threading.Barrier(clients + 1)
 
     def run() -> None:
         with psycopg.connect(pool, autocommit=True, prepare_threshold=None) as connection:
             begun.wait(30)
             while not stop.is_set():
-                connection.execute("SELECT pg_sleep(0.001)")
+                connection.execute(f"SELECT pg_sleep({seconds})")
 
     with ThreadPoolExecutor(clients) as threads:
         runs = [threads.submit(run) for _ in range(clients)]
@@ -119,6 +123,21 @@ async def test_a_pool_of_shared_sessions_is_refused_while_others_are_busy_in_it(
         assert settings_by_backend(postgres, pooler.dsn(mode), 3) == before
 
 
+async def test_the_only_session_of_a_pool_that_is_shared_with_slow_clients_is_never_taken_for_ours(
+    postgres: LocalPostgres,
+) -> None:
+    """One of the two clients that find out about the pool has to wait, as it would in session mode."""
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(pgbouncer(postgres, pool_size=1)).dsn("transaction")
+        stack.enter_context(busy(pool, clients=1, seconds=0.4))
+        with trio.fail_after(60), pytest.raises(LockerConfigurationError, match=REFUSED):
+            async with PostgresLocker(pool, lease=2.0) as locker:
+                while True:  # it may take several attempts to find out
+                    with pytest.raises(DatabaseUnavailableError):
+                        await locker.with_advisory_lock(5, never)
+                    await trio.sleep(0.05)
+
+
 @pytest.mark.parametrize("mode", SHARING)
 @pytest.mark.parametrize("sessions", [2, 3, 4])
 async def test_a_pool_that_gives_out_its_sessions_in_turn_is_refused(
@@ -130,6 +149,44 @@ async def test_a_pool_that_gives_out_its_sessions_in_turn_is_refused(
         for _ in range(2):
             await is_refused(pooler.dsn(mode))
         assert settings_by_backend(postgres, pooler.dsn(mode), sessions) == before
+
+
+async def test_a_session_that_turns_out_to_be_shared_although_nothing_showed_it_is_never_held_by_two(
+    postgres: LocalPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind one address of two poolers: what finds out about ours gets at the other one, and finds nothing."""
+    refuse = _session.Session._refuse_shared_sessions
+
+    def led_astray(session: _session.Session, conninfo: str, wait: Wait) -> None:
+        refuse(session, elsewhere, wait)
+
+    async def work(lease: Lease) -> None:
+        await is_refused(pool)
+        assert not lease.lost
+
+    with pgbouncer(postgres, pool_size=1) as pooler:
+        pool, elsewhere = pooler.dsn("transaction"), pooler.dsn("statement")
+        monkeypatch.setattr(_session.Session, "_refuse_shared_sessions", led_astray)
+        async with PostgresLocker(pool) as locker:
+            assert await locker.with_advisory_lock(5, work) is True
+            assert locker.statistics().sessions_lost == 0
+            pooler.command("RECONNECT transaction")  # the next statement goes to another session
+            with pytest.raises((DatabaseUnavailableError, LockerConfigurationError)):
+                await locker.with_advisory_lock(6, never)
+        assert locks(postgres.dsn) == []
+
+
+def test_a_statement_that_goes_to_a_session_of_somebody_else_does_nothing_there(postgres: LocalPostgres) -> None:
+    session = _session.Session(postgres.dsn, lease_timing(2.0), waited)
+    try:
+        deadline = boot_seconds() + 5
+        assert session.exchange([], [5], deadline=deadline) == [True]
+        session._connection.ask(b"SELECT set_config('tickrunner_trio.session', 'theirs', false)", deadline=deadline)
+        with pytest.raises(LockerConfigurationError, match=REFUSED):
+            session.exchange([5], [6], deadline=deadline)
+        assert locks(postgres.dsn) == [5]
+    finally:
+        session.close()
 
 
 # -- A pooler in session mode ------------------------------------------------------------------------------------------

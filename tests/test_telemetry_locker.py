@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 from postgres_view import backend, instead_of_the_statement, never, nothing, stopped, terminate, until
 from scripted import service
 from telemetry_readers import Meters, key
@@ -33,6 +35,7 @@ def sessions(meters: Meters) -> tuple[int, dict[str, int]]:
     read = meters.read()
     lost = {dict(attributes)["error.type"]: count for attributes, count in read["locker.sessions.lost"].items()}
     assert lost.keys() == {loss.value for loss in Loss}, "a small closed set, each counted from zero"
+    assert {type(reason) for reason in lost} == {str}, "an enum's members would be other series than its values"
     return read["locker.sessions"][key({})], {reason: count for reason, count in lost.items() if count}
 
 
@@ -49,7 +52,7 @@ def answer_wrongly(dsn: str, patch: pytest.MonkeyPatch) -> None:
 
 
 def unlock_nothing(dsn: str, patch: pytest.MonkeyPatch) -> None:
-    granted = b"SELECT array_remove($1::bigint[], 0), ARRAY(SELECT true FROM unnest($2::bigint[]))"
+    granted = b"SELECT 'ours', array_remove($1::bigint[], 0), ARRAY(SELECT true FROM unnest($2::bigint[]))"
     instead_of_the_statement(patch, granted, acquiring=True)
 
 
@@ -100,9 +103,12 @@ async def test_two_lockers_of_a_provider_add_up(dsn: str, meters: Meters) -> Non
     async with one, other:
         assert sessions(meters) == (2, {})
     assert sessions(meters) == (2, {})
+    await trio.testing.wait_all_tasks_blocked()  # their watchdogs have ended
     del one
+    gc.collect()
     assert sessions(meters) == (2, {}), "what a locker that is gone has counted stays while another one goes on"
     del other
+    gc.collect()
     assert "locker.sessions" not in meters.read()
 
 

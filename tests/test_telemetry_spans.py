@@ -229,6 +229,9 @@ def test_ticks_of_different_services_do_not_link(traces: Traces) -> None:
 class EverySecond(Sampler):
     """Takes every second span, by the number of the tick: it is there for samplers to see."""
 
+    def __init__(self, otherwise: Decision) -> None:
+        self._otherwise = otherwise
+
     def should_sample(self, parent_context: Any, trace_id: int, name: str, *rest: Any, **more: Any) -> SamplingResult:
         attributes = more.get("attributes") or rest[1]
         assert attributes.keys() >= {
@@ -236,14 +239,15 @@ class EverySecond(Sampler):
             "code.function.name",
         }
         taken = attributes["tickrunner.tick.number"] % 2
-        return SamplingResult(Decision.RECORD_AND_SAMPLE if taken else Decision.DROP, attributes)
+        return SamplingResult(Decision.RECORD_AND_SAMPLE if taken else self._otherwise, attributes)
 
     def get_description(self) -> str:
         return "EverySecond"
 
 
-def test_a_tick_links_to_the_last_one_that_was_sampled() -> None:
-    traces = Traces(EverySecond())
+@pytest.mark.parametrize("otherwise", [Decision.DROP, Decision.RECORD_ONLY])
+def test_a_tick_links_to_the_last_one_that_was_sampled(otherwise: Decision) -> None:
+    traces = Traces(EverySecond(otherwise))
     virtually(run_for, 25, traced(traces, works))
     first, third = traces.spans
     assert [link.context for link in third.links] == [first.context]
@@ -702,8 +706,8 @@ def test_what_a_lease_of_somebody_raises_when_it_is_watched_disturbs_no_tick(
 
 def test_the_duration_of_an_error_leads_to_its_trace(traces: Traces) -> None:
     meters = Meters()
-    sweep = service(fails, telemetry={**traces.given, **meters.given})
-    virtually(sweep.tick)
+    virtually(service(fails, telemetry={**traces.given, **meters.given}).tick)
+    virtually(service(works, telemetry={**traces.given, **meters.given}).tick)  # a success has none
     data = meters.reader.get_metrics_data()
     assert data is not None
     exemplars = {

@@ -14,8 +14,8 @@
         |                       |
         `--- journal ---->   judge (pure) ---> verdict, timeline
 
-A replica runs the library's `Supervisor` over `PostgresLocker`, honest or broken on purpose (`broken_lockers`). Its work
-does nothing but write into the record that it runs. The control does the same without any lock, on each processor:
+A replica runs the library's `Supervisor` over `PostgresLocker`, honest or broken on purpose (`broken_lockers`). Its
+work does nothing but write into the record that it runs. The control does the same without any lock, on each processor:
 where it was late the machine was, and no locker is blamed for that.
 
 ``storm`` is a campaign of its own within one process: tasks that are cancelled at random while sessions are killed.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,7 +19,7 @@ from postgres_view import asked
 from psycopg.conninfo import make_conninfo
 
 from faults import control, private_network
-from faults.judge import LONGEST_BACKOFF_SECONDS, Evidence, Excuse, Fault, Span, hiccups, merged
+from faults.judge import LONGEST_BACKOFF_SECONDS, Evidence, Excuse, Fault, Habits, Span, hiccups, merged
 from faults.private_network import Cable
 from faults.record import Tail, boot_time, runs_of
 from faults.relay import Relay
@@ -28,13 +27,18 @@ from faults.replica import Plan
 from faults.replica_process import ReplicaProcess, environment, program
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable
+    import random
+    from collections.abc import AsyncGenerator, Iterable
 
     from tickrunner_trio._local_postgres import LocalPostgres
 
 LEASE = 2.0
-INTERVALS = {"sweep": 0.6, "expire": 0.6, "refill": 0.6, "audit": 0.6}
-WORK = (0.1, 0.3)
+
+_SHORT = Habits(interval=0.6, shortest=0.1, longest=0.3)
+#: It is still at work when a rival gets its lock after a silent fault, and takes most of its time for stopping.
+_LONG = Habits(interval=0.6, shortest=LEASE + 0.9, longest=LEASE + 1.4, stopping=LEASE / 4)
+SERVICES = {"sweep": _SHORT, "expire": _SHORT, "refill": _LONG, "audit": _LONG}
+LONG_RUNNING = {name for name, habits in SERVICES.items() if habits is _LONG}
 
 _SESSIONS = (
     "SELECT pid || ' ' || application_name FROM pg_stat_activity"
@@ -59,8 +63,6 @@ class Arena:
         rng: random.Random,
         *,
         locker: str = "honest",
-        work: tuple[float, float] = WORK,
-        stopping: float = 0.0,
     ) -> None:
         self.server = server
         self.rng = rng
@@ -69,28 +71,30 @@ class Arena:
         self.excuses: list[Excuse] = []
         self.faults: list[Fault] = []
         self.steady: list[Span] = []
+        self.struck_at = 0.0  #: When the last fault began; set by `somebody_at_work`.
         self.findings: list[str] = []  #: What was found broken beside the runs.
         self.servers = contextlib.ExitStack()  #: Those that faults have started.
         self.record = directory / "record"
         self.record.touch()
         self.tail = Tail(self.record)
         self._directory = directory
-        self._locker, self._work, self._stopping = locker, work, stopping
+        self._locker = locker
         self._nursery: trio.Nursery | None = None
+        self._has_cables = private_network.why_not() is None
         self._number = 0
 
     # -- Replicas ------------------------------------------------------------------------------------------------------
 
-    async def add_replica(self, *, with_cable: bool = False) -> ReplicaProcess:
+    async def add_replica(self) -> None:
         """Start one more replica, with a relay of its own, and wait until its services run."""
         assert self._nursery is not None
         self._number += 1
         name = f"r{self._number}"
         relay = Relay(self._target)
-        wrapper = private_network.WRAPPER if with_cable else ()
+        wrapper = private_network.WRAPPER if self._has_cables else ()
         replica = await ReplicaProcess.started(name, relay, self._directory / f"{name}.log", wrapper=wrapper)
         self.replicas[name] = replica
-        if with_cable:
+        if self._has_cables:
             await _own_network(replica.pid)
             self.cables[name] = await trio.to_thread.run_sync(Cable, replica.pid)
             relay.host = self.cables[name].host
@@ -99,14 +103,11 @@ class Arena:
             name=name,
             dsn=make_conninfo(self.server.dsn, host=relay.host, port=relay.port, connect_timeout=2),
             record=str(self.record),
-            intervals=INTERVALS,
-            work=self._work,
+            services=SERVICES,
             lease=LEASE,
-            stopping=self._stopping,
             locker=self._locker,
         )
         await replica.ready(plan)
-        return replica
 
     async def kill_replica(self, name: str) -> None:
         """Kill one for good."""
@@ -135,40 +136,48 @@ class Arena:
         return found
 
     async def settled(self) -> None:
-        """Wait until each replica has its session, for as long as that may take."""
+        """Wait until each replica has its session, and the server says so too, for as long as that may take."""
         with trio.fail_after(LEASE + 2 * LONGEST_BACKOFF_SECONDS + 5):
             while True:
                 with contextlib.suppress(psycopg.OperationalError):
-                    if self.replicas.keys() == (await self.sessions()).keys():
+                    sessions = await self.sessions()
+                    if all(len(sessions.get(name, ())) == 1 for name in self.replicas) and await self._all_ready():
                         return
                 await trio.sleep(0.05)
 
-    async def somebody_at_work(self, *, among: Iterable[str] = ()) -> str:
-        """Wait for a run that has just started, and return its replica."""
-        names = set(among) or self.replicas.keys()
-        with trio.move_on_after(10):
-            while True:
-                self.tail.look()
-                if working := sorted(self.tail.at_work(within=0.05) & names):
-                    return self.rng.choice(working)
+    async def _all_ready(self) -> bool:
+        counted = [(await replica.told("report"))["statistics"] for replica in self.replicas.values()]
+        return all(counts["sessions_opened"] == counts["sessions_lost"] + 1 for counts in counted)
+
+    async def somebody_at_work(self) -> str:
+        """Wait for a long run that has just started, and return its replica: the moment for a fault."""
+        working: list[str] = []
+        with trio.move_on_after(10):  # after that the judge will ask why nobody works
+            while not working:
                 await trio.sleep(0.005)
-        return self.rng.choice(sorted(names))  # the judge will ask why nobody works
+                self.tail.look()
+                working = sorted(self.tail.at_work(LONG_RUNNING, within=0.1) & self.replicas.keys())
+        self.struck_at = boot_time()
+        return self.rng.choice(working or sorted(self.replicas))
 
     async def all_ran(self, *, since: float) -> None:
         """Wait until all services have run, for as long as they may take and a little more."""
-        bound = LEASE + max(INTERVALS.values()) + LONGEST_BACKOFF_SECONDS + 1
+        bound = LEASE + max(habits.interval for habits in SERVICES.values()) + LONGEST_BACKOFF_SECONDS + 1
         with trio.move_on_after(max(0.0, since + bound - boot_time())):
             while True:
                 self.tail.look()
-                if self.tail.started_after(since) >= INTERVALS.keys():
+                if self.tail.started_after(since) >= SERVICES.keys():
                     return
                 await trio.sleep(0.01)
 
     async def steady_for(self, seconds: float) -> None:
-        """Do nothing to anybody for so long."""
+        """Do nothing to anybody for so long. No session may end meanwhile."""
+        before = await self.sessions()
         began_at = boot_time()
         await trio.sleep(seconds)
         self.steady.append(Span(began_at, boot_time()))
+        if (after := await self.sessions()) != before:
+            self.findings.append(f"the sessions {before} became {after} although nothing was done to them")
 
     # -- What the judge must know --------------------------------------------------------------------------------------
 
@@ -202,8 +211,7 @@ class Arena:
                 runs.append(run)
         return Evidence(
             lease=LEASE,
-            intervals=INTERVALS,
-            stopping=self._stopping,
+            services=SERVICES,
             runs=runs,
             excuses=self.excuses,
             faults=self.faults,
@@ -217,9 +225,8 @@ class Arena:
 async def open_arena(
     server: LocalPostgres, directory: Path, rng: random.Random, *, replicas: int = 3, **options: Any
 ) -> AsyncGenerator[Arena]:
-    """Start the control and the replicas, the last one with a cable if that can be; and end them whatever happens."""
+    """Start the control and the replicas, each with a cable if that can be; and end them whatever happens."""
     arena = Arena(server, directory, rng, **options)
-    cable = private_network.why_not() is None
     controls: list[trio.Process] = []
     try:
         async with trio.open_nursery() as nursery:
@@ -228,8 +235,8 @@ async def open_arena(
                 command = program("control", str(arena.record), str(cpu))
                 controls.append(await trio.lowlevel.open_process(command, stdin=-1, env=environment()))
             async with trio.open_nursery() as starting:
-                for index in range(replicas):
-                    starting.start_soon(_started(arena, with_cable=cable and index == replicas - 1))
+                for _ in range(replicas):
+                    starting.start_soon(arena.add_replica)
             yield arena
             nursery.cancel_scope.cancel()
     finally:
@@ -245,13 +252,6 @@ async def open_arena(
             await trio.to_thread.run_sync(arena.servers.close)
 
 
-def _started(arena: Arena, *, with_cable: bool) -> Callable[[], Any]:
-    async def start() -> None:
-        await arena.add_replica(with_cable=with_cable)
-
-    return start
-
-
 def _watched(pid: int, descriptors: contextlib.ExitStack) -> int:
     """Return a descriptor that turns readable when the process ends."""
     fd = os.pidfd_open(pid)
@@ -261,7 +261,10 @@ def _watched(pid: int, descriptors: contextlib.ExitStack) -> int:
 
 async def _own_network(pid: int) -> None:
     """Wait until a process that is being started has a network other than ours."""
-    ours = Path("/proc/self/ns/net").readlink()
+
+    def network(of: str) -> Path:
+        return Path(f"/proc/{of}/ns/net").readlink()
+
     with trio.fail_after(30):
-        while Path(f"/proc/{pid}/ns/net").readlink() == ours:  # noqa: ASYNC110  # another process does it
+        while network(str(pid)) == network("self"):  # noqa: ASYNC110  # another process does it
             await trio.sleep(0.005)

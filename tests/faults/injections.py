@@ -23,12 +23,13 @@ from faults.judge import Excuse
 from faults.record import boot_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from faults.arena import Arena
 
 #: Longer than a server waits for a word from a client.
 SILENCE = LEASE + 0.7
+
 
 @dataclass(frozen=True)
 class Known:
@@ -38,11 +39,13 @@ class Known:
         inject: does it, heals it, and returns the name of the victim; empty for the server.
         others_go_on: whether the other replicas must take over while it lasts; else all must go on when it is healed.
         why_not: says why this machine cannot have it, or None.
+        needs_small_server: whether it is done to a server with a very small lock table.
     """
 
     inject: Callable[[Arena], Awaitable[str]]
     others_go_on: bool = False
     why_not: Callable[[], str | None] = lambda: None
+    needs_small_server: bool = False
 
 
 # -- Processes of the server -------------------------------------------------------------------------------------------
@@ -128,9 +131,8 @@ async def freeze_replica(arena: Arena) -> str:
 async def kill_replica(arena: Arena) -> str:
     """Another one takes its place."""
     victim = await arena.somebody_at_work()
-    with_cable = victim in arena.cables
     await arena.kill_replica(victim)
-    await arena.add_replica(with_cable=with_cable)
+    await arena.add_replica()
     return victim
 
 
@@ -165,7 +167,7 @@ async def partition(arena: Arena, *, to_server: bool, to_client: bool) -> str:
 
 async def drop_packets(arena: Arena, *, to_server: bool, to_client: bool) -> str:
     """The same, but by the kernel."""
-    victim = await arena.somebody_at_work(among=arena.cables)
+    victim = await arena.somebody_at_work()
     cable = arena.cables[victim]
     await trio.to_thread.run_sync(partial(cable.drop, to_server=to_server, to_client=to_client))
     await trio.sleep(SILENCE)
@@ -297,6 +299,11 @@ _BOTH = {"to_server": True, "to_client": True}
 _TO_SERVER = {"to_server": True, "to_client": False}
 _TO_CLIENT = {"to_server": False, "to_client": True}
 
+
+def _dropping(directions: dict[str, bool]) -> Known:
+    return Known(partial(drop_packets, **directions), others_go_on=True, why_not=private_network.why_not)
+
+
 KNOWN: dict[str, Known] = {
     "pg_terminate_backend": Known(terminate_backend, others_go_on=True),
     "SIGKILL of a backend": Known(kill_backend),
@@ -312,18 +319,17 @@ KNOWN: dict[str, Known] = {
     "partition both ways": Known(partial(partition, **_BOTH), others_go_on=True),
     "partition to the server": Known(partial(partition, **_TO_SERVER), others_go_on=True),
     "partition to the client": Known(partial(partition, **_TO_CLIENT), others_go_on=True),
-    "packets dropped both ways": Known(partial(drop_packets, **_BOTH), True, private_network.why_not),
-    "packets dropped to the server": Known(partial(drop_packets, **_TO_SERVER), True, private_network.why_not),
-    "packets dropped to the client": Known(partial(drop_packets, **_TO_CLIENT), True, private_network.why_not),
+    "packets dropped both ways": _dropping(_BOTH),
+    "packets dropped to the server": _dropping(_TO_SERVER),
+    "packets dropped to the client": _dropping(_TO_CLIENT),
     "slow server": Known(slow_server),
     "connections refused": Known(refuse_connections),
     "promotion of a standby": Known(promote_a_standby),
     "synchronous standby gone": Known(synchronous_standby_gone, others_go_on=True),
     "settings shrunk on the role": Known(shrink_settings, others_go_on=True),
     "out of connections": Known(run_out_of_connections),
+    "out of lock memory": Known(exhaust_the_lock_table, needs_small_server=True),
 }
 
-#: What is done to a server with a very small lock table.
-KNOWN_OF_A_SMALL_SERVER: dict[str, Known] = {"out of lock memory": Known(exhaust_the_lock_table)}
-SMALL_SERVER = {"max_connections": 10, "max_locks_per_transaction": 10}
 SERVER = {"max_connections": 25}
+SMALL_SERVER = {"max_connections": 10, "max_locks_per_transaction": 10}

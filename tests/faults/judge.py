@@ -15,6 +15,7 @@ the excuse grows only by what the machine was late between the moment that count
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from faults.record import MARK_SECONDS
@@ -71,12 +72,26 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """What a service does while nobody disturbs it; in seconds."""
+
+    interval: float
+    shortest: float  #: A run lasts at least so long,
+    longest: float  #: and at most so long.
+    stopping: float = 0.0  #: What the work takes to stop when it is cancelled.
+
+    @property
+    def overrun(self) -> float:
+        """By how much a run may be longer than its interval."""
+        return max(0.0, self.longest - self.interval)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """All that the judgement rests upon; times in seconds of one clock."""
 
     lease: float
-    intervals: Mapping[str, float]  #: By service.
-    stopping: float = 0.0  #: What the work takes to stop when it is cancelled.
+    services: Mapping[str, Habits]  #: By name.
     runs: Sequence[Run]
     excuses: Sequence[Excuse] = ()
     faults: Sequence[Fault] = ()
@@ -92,11 +107,15 @@ class Overlap:
     first: Run
     second: Run
     excuse: Excuse | None
-    late: float | None = None  #: How long after the moment that counts the excused run went on.
+    late: float | None = None  #: How long the excused run went on beyond the moment that counts and its own stopping.
 
     @property
     def span(self) -> Span:
         return Span(self.second.started_at, min(self.first.stopped_at, self.second.stopped_at))
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.first} and {self.second} overlap for {self.span.seconds * 1000:.1f} ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +125,7 @@ class Verdict:
     broken: tuple[str, ...]  #: One sentence for each demand that was not met.
     overlaps: tuple[Overlap, ...]
     went_on: Mapping[Cause, Sequence[float]]
-    """How long each run that was going on went on after its session was dropped or its replica woken, rival or not."""
+    """How long each run that was going on, rival or not, went on beyond the moment that counts and its own stopping."""
     succession: Mapping[str, float] = field(default_factory=dict)  #: By fault, the longest wait for a service; seconds.
     gaps: Mapping[str, Sequence[float]] = field(default_factory=dict)  #: In steady state, between starts, by service.
 
@@ -118,17 +137,14 @@ class Verdict:
 def judge(evidence: Evidence) -> Verdict:
     """Return what the evidence proves."""
     excuses = [*evidence.excuses, *_of_the_machine(evidence)]
-    overlaps = [_judged(evidence, excuses, first, second) for first, second in _overlapping(evidence.runs)]
-    broken = [
-        f"{overlap.first} and {overlap.second} overlap for {overlap.span.seconds * 1000:.1f} ms"
-        for overlap in overlaps
-        if overlap.excuse is None
-    ]
-    unknown = sorted({run.service for run in evidence.runs} - set(evidence.intervals))
+    runs = [run for run in evidence.runs if run.service in evidence.services]
+    overlaps = [_judged(evidence, excuses, first, second) for first, second in _overlapping(runs)]
+    broken = [overlap.sentence for overlap in overlaps if overlap.excuse is None]
+    unknown = sorted({run.service for run in evidence.runs} - set(evidence.services))
     if unknown:
         broken.append(f"work was recorded of services that nobody runs: {', '.join(unknown)}")
-    gaps: dict[str, list[float]] = {service: [] for service in evidence.intervals}
-    for service, span in ((service, span) for service in evidence.intervals for span in evidence.steady):
+    gaps: dict[str, list[float]] = {service: [] for service in evidence.services}
+    for service, span in ((service, span) for service in evidence.services for span in evidence.steady):
         broken += _unsteady(evidence, service, span, gaps[service])
     succession: dict[str, float] = {}
     for fault in evidence.faults:
@@ -149,7 +165,7 @@ def hiccups(marks: Iterable[float]) -> list[Span]:
     marks = sorted(marks)
     return [
         Span(before + MARK_SECONDS, after)
-        for before, after in zip(marks, marks[1:], strict=False)
+        for before, after in pairwise(marks)
         if after - before > MARK_SECONDS + _PUNCTUAL_SECONDS
     ]
 
@@ -167,7 +183,7 @@ def merged(spans: Iterable[Span]) -> list[Span]:
 
 def longest_succession(evidence: Evidence, service: str) -> float:
     """Return the seconds within which a service must run again after a fault."""
-    return evidence.lease + evidence.intervals[service] + LONGEST_BACKOFF_SECONDS
+    return evidence.lease + evidence.services[service].interval + LONGEST_BACKOFF_SECONDS
 
 
 def _overlapping(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
@@ -192,7 +208,7 @@ def _judged(evidence: Evidence, excuses: Sequence[Excuse], first: Run, second: R
                 # A run that had stopped before is no matter of this excuse.
                 if late.stopped_at < excuse.began_at:
                     continue
-                return Overlap(first=first, second=second, excuse=excuse, late=late.stopped_at - excuse.at)
+                return Overlap(first=first, second=second, excuse=excuse, late=_late(evidence, late, excuse))
     return Overlap(first=first, second=second, excuse=None)
 
 
@@ -200,7 +216,11 @@ def _allowed(evidence: Evidence, excuse: Excuse, late: Run) -> float:
     machine = sum(
         max(0.0, min(span.ended_at, late.stopped_at) - max(span.began_at, excuse.at)) for span in evidence.hiccups
     )
-    return NOTICE_SECONDS + evidence.stopping + machine
+    return NOTICE_SECONDS + evidence.services[late.service].stopping + machine
+
+
+def _late(evidence: Evidence, run: Run, excuse: Excuse) -> float:
+    return run.stopped_at - excuse.at - evidence.services[run.service].stopping
 
 
 def _of_the_machine(evidence: Evidence) -> list[Excuse]:
@@ -218,23 +238,26 @@ def _went_on(evidence: Evidence, excuses: Sequence[Excuse]) -> dict[Cause, list[
     went_on: dict[Cause, list[float]] = {"dropped": [], "frozen": [], "GIL held": [], "machine froze": []}
     for excuse in excuses:
         went_on[excuse.cause] += [
-            run.stopped_at - excuse.at
+            _late(evidence, run, excuse)
             for run in evidence.runs
-            if run.replica == excuse.replica and run.started_at < excuse.began_at and run.stopped_at > excuse.began_at
+            if run.service in evidence.services
+            and run.replica == excuse.replica
+            and run.started_at < excuse.began_at < run.stopped_at
         ]
     return went_on
 
 
 def _unsteady(evidence: Evidence, service: str, span: Span, gaps: list[float]) -> list[str]:
     """Say what is wrong with the runs of a service in a time in which nothing was done; add the gaps between them."""
-    interval = evidence.intervals[service]
+    habits = evidence.services[service]
+    interval = habits.interval
     late = sum(each.seconds for each in evidence.hiccups if span.began_at <= each.began_at <= span.ended_at)
     starts = sorted(
         run.started_at
         for run in evidence.runs
         if run.service == service and span.began_at <= run.started_at <= span.ended_at
     )
-    between = [after - before for before, after in zip(starts, starts[1:], strict=False)]
+    between = [after - before for before, after in pairwise(starts)]
     gaps += between
     broken = [
         f"{service} ran twice within {gap / interval:.2f} of its interval in steady state"
@@ -242,16 +265,16 @@ def _unsteady(evidence: Evidence, service: str, span: Span, gaps: list[float]) -
         if gap < _LEAST_GAP * interval - NOTICE_SECONDS - late
     ]
     edges = [span.began_at, *starts, span.ended_at]
-    longest = max(after - before for before, after in zip(edges, edges[1:], strict=False))
+    longest = max(after - before for before, after in pairwise(edges))
     # A slot that falls into the replica's own hold is missed, and the next one is an interval later.
-    if longest > 2 * interval + late:
+    if longest > 2 * interval + habits.overrun + late:
         broken.append(f"{service} did not run for {longest / interval:.2f} of its intervals in steady state")
     return broken
 
 
 def _succession(evidence: Evidence, fault: Fault) -> tuple[float, list[str]]:
     longest, broken = 0.0, []
-    for service in evidence.intervals:
+    for service in evidence.services:
         bound = longest_succession(evidence, service)
         nexts = (run.started_at for run in evidence.runs if run.service == service)
         next_at = min((at for at in nexts if at > fault.succeeded_from), default=None)

@@ -8,9 +8,10 @@ That works without the kernel's netem, which many machines lack.
 
 from __future__ import annotations
 
-import os
+import functools
 import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ WRAPPER = ("unshare", "--net", "--")
 _NOBODY = "02:00:00:00:00:01"
 
 
+@functools.cache
 def why_not() -> str | None:
     """Say why this machine allows no such network; None if it does."""
     for tool in ("unshare", "nsenter", "ip"):
@@ -76,7 +78,7 @@ class Cable:
 
     def close(self) -> None:
         """Take the cable away, if it is still there."""
-        if os.path.exists(f"/sys/class/net/{self._near}"):
+        if Path(f"/sys/class/net/{self._near}").exists():
             subprocess.run(["ip", "link", "delete", self._near], capture_output=True, check=False, timeout=10)
 
     def _run_inside(self, command: Sequence[str]) -> str:

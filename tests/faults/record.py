@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
     from pathlib import Path
 
 MARK_SECONDS = 0.010
@@ -113,10 +113,14 @@ class Tail:
             elif event.kind == "end":
                 self._running.pop(run, None)
 
-    def at_work(self, *, within: float) -> set[str]:
-        """The replicas of which a run started within the last so many seconds and has not ended."""
+    def at_work(self, services: Container[str], *, within: float) -> set[str]:
+        """The replicas of which a run of these services started within the last so many seconds and has not ended."""
         after = boot_time() - within
-        return {replica for (_, replica, _), started_at in self._running.items() if started_at > after}
+        return {
+            replica
+            for (service, replica, _), started_at in self._running.items()
+            if service in services and started_at > after
+        }
 
     def started_after(self, at: float) -> set[str]:
         """The services of which a run has started after that."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from faults.broken_lockers import LOCKERS
+from faults.judge import Habits
 from faults.lines import Lines, line
 from faults.record import MARK_SECONDS, Recorder, boot_time
 from tickrunner_trio import Config, Service, Supervisor
@@ -41,27 +42,31 @@ class Plan:
     name: str
     dsn: str
     record: str
-    intervals: dict[str, float]  #: By service.
-    work: tuple[float, float]  #: Seconds that a run lasts, at least and at most.
+    services: dict[str, Habits]  #: By name.
     lease: float
-    stopping: float = 0.0  #: Seconds that a run goes on when it has been cancelled.
     locker: str = "honest"
 
+    @classmethod
+    def of(cls, message: dict[str, Any]) -> Plan:
+        """Make it from what `dataclasses.asdict` made of one."""
+        habits = {name: Habits(**fields) for name, fields in message["services"].items()}
+        return cls(**(message | {"services": habits}))
 
-def _work(plan: Plan, recorder: Recorder) -> Callable[[Tick], Awaitable[None]]:
+
+def _work(habits: Habits, recorder: Recorder) -> Callable[[Tick], Awaitable[None]]:
     async def work(tick: Tick) -> None:
         def write(kind: str) -> None:
             recorder.write(tick.service, tick.number, kind, tick.epoch)
 
         write("start")
         try:
-            until = trio.current_time() + random.uniform(*plan.work)
+            until = trio.current_time() + random.uniform(habits.shortest, habits.longest)
             while trio.current_time() < until:
                 await trio.sleep(MARK_SECONDS)
                 write("mark")
         except trio.Cancelled:
             with trio.CancelScope(shield=True):
-                until = trio.current_time() + plan.stopping
+                until = trio.current_time() + habits.stopping
                 while trio.current_time() < until:
                     await trio.sleep(MARK_SECONDS)
                     write("mark")
@@ -114,12 +119,12 @@ async def _obey(command: dict[str, Any], locker: PostgresLocker) -> dict[str, An
 async def main() -> None:
     async with trio.lowlevel.FdStream(os.dup(0)) as stdin, trio.lowlevel.FdStream(os.dup(1)) as stdout:
         lines = Lines(stdin)
-        plan = Plan(**(await lines.read() or {}))
-        work = _work(plan, Recorder(Path(plan.record), plan.name))
+        plan = Plan.of(await lines.read() or {})
+        recorder = Recorder(Path(plan.record), plan.name)
         async with LOCKERS[plan.locker](plan.dsn, lease=plan.lease) as locker, trio.open_nursery() as nursery:
             supervisor = Supervisor(
-                Service(Config(name=name, interval=interval, locker=locker, work=work))
-                for name, interval in plan.intervals.items()
+                Service(Config(name=name, interval=habits.interval, locker=locker, work=_work(habits, recorder)))
+                for name, habits in plan.services.items()
             )
             await nursery.start(supervisor.run)
             await stdout.send_all(line({"ready": True}))

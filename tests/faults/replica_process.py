@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import trio
 from faults.lines import Lines, line
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Sequence
 
     from faults.relay import Relay

@@ -21,21 +21,21 @@ def told(
     marks = sum(len(run.written_at) for run in evidence.runs)
     late = [span.seconds for span in evidence.hiccups]
     lines = [
-        f"{len(evidence.runs)} runs with {marks} marks, {len(evidence.faults)} faults; the machine was late "
-        f"{len(late)} times, at most {_ms(max(late, default=0.0))}, {_ms(sum(late))} in all"
+        f"{len(evidence.runs)} runs with {marks} marks, {len(evidence.faults)} faults",
+        f"the machine was late {len(late)} times, at most {_ms(max(late, default=0.0))}, {_ms(sum(late))} in all",
     ]
     for cause, seconds in verdict.went_on.items():
         excused = [overlap for overlap in verdict.overlaps if overlap.excuse and overlap.excuse.cause == cause]
         if seconds or excused:
             after = {"dropped": "the server had dropped the session", "frozen": "SIGCONT", "GIL held": "it was let go"}
             lines.append(
-                f"{cause}: of {len(seconds)} runs the last mark came {_ms(max(seconds, default=0.0))} or less after "
+                f"{cause}: the last marks of {len(seconds)} runs came up to {_most(seconds)} after "
                 f"{after.get(cause, 'it went on')}; {len(excused)} overlaps excused, marks of these up to "
-                f"{_ms(max((overlap.late or 0.0 for overlap in excused), default=0.0))} after it"
+                f"{_most([overlap.late or 0.0 for overlap in excused])} after it (beyond what the work takes to stop)"
             )
     for service, gaps in verdict.gaps.items():
         if gaps:
-            interval = evidence.intervals[service]
+            interval = evidence.services[service].interval
             lines.append(
                 f"{service} in steady state: {len(gaps)} gaps of {min(gaps) / interval:.2f} to "
                 f"{max(gaps) / interval:.2f} intervals, {sum(gaps) / len(gaps) / interval:.2f} in the mean"
@@ -80,6 +80,10 @@ def _of(run: Run) -> list[tuple[float, str]]:
         (run.started_at, f"   {run} starts, with {marks} marks to come"),
         (run.stopped_at, f"   {run} {last}"),
     ]
+
+
+def _most(seconds: Sequence[float]) -> str:
+    return _ms(max(0.0, *seconds, 0.0))
 
 
 def _ms(seconds: float) -> str:

@@ -144,7 +144,7 @@ class SessionTally:
     def __init__(self, reasons: Iterable[str]) -> None:
         self.group = ""  # no service has an empty name
         self.opened = 0
-        self.lost = dict.fromkeys(reasons, 0)
+        self.lost = {str(reason): 0 for reason in reasons}  # members of an enum would be series of their own kind
 
     def read(self, instrument: Instrument) -> Iterator[Reading]:
         if instrument is names.SESSIONS:

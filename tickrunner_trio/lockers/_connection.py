@@ -53,12 +53,17 @@ _NOT_MENDED_BY_WAITING = {
     r"authentication failed for user|no password supplied": _CREDENTIALS,  # 28P01, 28000
     r"pg_hba\.conf (entry|rejects)|is not permitted to log in|permission denied for database": _CREDENTIALS,
     r"FATAL: +(role|database) .* does not exist": _CREDENTIALS,  # 28000, 3D000
-    r"^invalid |^could not match |^bad value ": "correct that parameter of conninfo",
+    r"(^|failed: )(invalid |could not match |bad value )": "correct that parameter of conninfo",
     r"could not parse network address|Servname not supported": "correct hostaddr or port in conninfo",
     r"definition of service .* not found": "correct service in conninfo, or the service file",
     r"authentication method requirement": "correct require_auth in conninfo, or the server's pg_hba.conf",
     r"does not support SSL": "correct sslmode in conninfo, or switch on SSL at the server",
-    r"root certificate file .* does not exist|certificate verify failed": "correct sslrootcert or sslmode in conninfo",
+    r"root certificate file .* does not exist|certificate verify failed|does not match host name": (
+        "correct host, sslrootcert or sslmode in conninfo"
+    ),
+    r"unsupported startup parameter": (
+        "take it out of conninfo and PGOPTIONS, or let the pooler pass over it (ignore_startup_parameters of PgBouncer)"
+    ),
 }
 
 # Our statements are always the same, so what the server does not know, accept or allow, it will not tomorrow.
@@ -99,6 +104,8 @@ class Connection:
         ]
         self._pgconn = self._connected(parameters)
         self._pgconn.notice_handler = self._noticed
+        # Asked now, because the server takes it back when it is promoted. Some poolers do not pass it on.
+        self.began_on_a_standby = self._pgconn.parameter_status(b"in_hot_standby") == b"on"
 
     @property
     def server_version(self) -> int:
@@ -140,6 +147,16 @@ class Connection:
         rows = self._rows(lambda: self._pgconn.send_query_prepared(name, parameters), deadline)
         return self._row(rows, columns)
 
+    def begin(self, statement: bytes, *, deadline: float) -> None:
+        """Send a statement; `row_if_answered` takes the answer."""
+        if not self._is_sent(lambda: self._pgconn.send_query_params(statement, None), deadline):
+            self._fail("the server did not take a statement in time")
+
+    def row_if_answered(self, *, columns: int, deadline: float) -> list[str] | None:
+        """Return the one row of the answer to what was begun; None if it has not come by then, and may come later."""
+        result = self._result(pq.ExecStatus.TUPLES_OK, deadline)
+        return None if result is None else self._row(_texts(result), columns)
+
     def read_unasked(self) -> None:
         """Read what came in while nothing was asked: notices, or the end of the session."""
         try:
@@ -155,9 +172,7 @@ class Connection:
         self._pgconn.finish()
 
     def _rows(self, send: Callable[[], None], deadline: float) -> list[list[str | None]]:
-        result = self._complete(send, pq.ExecStatus.TUPLES_OK, deadline)
-        texts = [[result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)]
-        return [[None if text is None else text.decode(errors="replace") for text in row] for row in texts]
+        return _texts(self._complete(send, pq.ExecStatus.TUPLES_OK, deadline))
 
     def _row(self, rows: list[list[str | None]], columns: int) -> list[str]:
         row = [text for text in rows[0] if text is not None] if len(rows) == 1 else []
@@ -168,16 +183,32 @@ class Connection:
 
     def _complete(self, send: Callable[[], None], status: pq.ExecStatus, deadline: float) -> PGresult:
         """Send a statement and return its one result."""
-        pgconn, reply = self._pgconn, None
         sent_at = boot_seconds()
+        result = self._result(status, deadline) if self._is_sent(send, deadline) else None
+        if result is None:
+            self.loss = Loss.TIMEOUT
+            self._fail(f"the server did not reply within {max(0.0, deadline - sent_at):.3g} seconds")
+        return result
+
+    def _is_sent(self, send: Callable[[], None], deadline: float) -> bool:
         try:
             send()
-            while pgconn.flush():
-                self._wait_for_reply(EVENT_READ | EVENT_WRITE, sent_at, deadline)
-                pgconn.consume_input()  # a server that cannot write to us does not read from us
+            while self._pgconn.flush():
+                if not self._wait(self.fd, EVENT_READ | EVENT_WRITE, deadline):
+                    return False
+                self._pgconn.consume_input()  # a server that cannot write to us does not read from us
+        except psycopg.Error as error:
+            self._fail(str(error))
+        return True
+
+    def _result(self, status: pq.ExecStatus, deadline: float) -> PGresult | None:
+        """Return the one result of what was sent; None if it is not complete by then."""
+        pgconn, reply = self._pgconn, None
+        try:
             while True:
                 while pgconn.is_busy():
-                    self._wait_for_reply(EVENT_READ, sent_at, deadline)
+                    if not self._wait(self.fd, EVENT_READ, deadline):
+                        return None
                     pgconn.consume_input()
                 result = pgconn.get_result()
                 if result is None:  # only now is the statement complete
@@ -192,25 +223,23 @@ class Connection:
             self._fail("the server did not answer a statement")
         return reply
 
-    def _wait_for_reply(self, events: int, sent_at: float, deadline: float) -> None:
-        if not self._wait(self.fd, events, deadline):
-            self.loss = Loss.TIMEOUT
-            self._fail(f"the server did not reply within {max(0.0, deadline - sent_at):.3g} seconds")
-
     def _connected(self, parameters: ConnDict) -> PGconn:
         """Try each address for ``connect_timeout`` seconds, which libpq itself respects only where it blocks."""
         failures: list[tuple[object, str]] = []  # the host, and what it said
         try:
             seconds = timeout_from_conninfo(parameters)
-            for attempt in conninfo_attempts(parameters):
-                try:
-                    return self._connected_once(make_conninfo("", **attempt), seconds)
-                except psycopg.Error as error:
-                    failures.append((attempt.get("host"), str(error)))
+            attempts = conninfo_attempts(parameters)
         except psycopg.Error as error:
             failures.append((None, str(error)))
+            attempts = []
         except ValueError as error:  # each Python has its own words for what idna cannot encode
             failures.append((None, f"invalid host name: {error}"))
+            attempts = []
+        for attempt in attempts:
+            try:
+                return self._connected_once(make_conninfo("", **attempt), seconds)
+            except psycopg.Error as error:
+                failures.append((attempt.get("host"), str(error)))
         reason = "; ".join(dict.fromkeys(self._blotted(said) for _, said in failures))
         # One of a host's addresses may be dead while another tells what is wrong; another host may still let us in.
         remedies: dict[object, str | None] = {}
@@ -267,11 +296,19 @@ class Connection:
         return " ".join(message.split())
 
 
+def _texts(result: PGresult) -> list[list[str | None]]:
+    values = [[result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)]
+    return [[None if value is None else value.decode(errors="replace") for value in row] for row in values]
+
+
 def _parameters(conninfo: str) -> ConnDict:
     """Parse the user's connection string and add our defaults for what neither it nor the environment says."""
     try:
         parameters = None if _is_ambiguous(conninfo) else conninfo_to_dict(conninfo)
     except (psycopg.Error, UnicodeError):
+        parameters = None
+    # A password where the host was forgotten is taken for a port, which libpq would quote.
+    if parameters is not None and re.fullmatch(r"[\d,\s]*", str(parameters.get("port", ""))) is None:
         parameters = None
     if parameters is None:  # raised out here: in the clause above the error would have one with the password as context
         raise LockerConfigurationError(_HOW_TO_WRITE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import select
 import selectors
 
 from ._clock import boot_seconds
@@ -34,7 +33,7 @@ class LockHolder:
     pid: int
     """The process id of the session's backend, on the server; ``pg_terminate_backend`` takes it."""
     application_name: str
-    """What the session calls itself; of a `tickrunner_trio.PostgresLocker` by default ``tickrunner_trio <pid> <host>``."""
+    """What the session calls itself: by default ``tickrunner_trio <pid> <host>`` if it is a `PostgresLocker`'s."""
     client_address: str | None
     """The address that it came from; None over a Unix socket, and where the role may not see it."""
     session_since: dt.datetime | None
@@ -68,6 +67,6 @@ def read_holders(conninfo: str) -> tuple[LockHolder, ...]:
 
 
 def _wait(fd: int, events: int, deadline: float) -> bool:
-    readers = [fd] if events & selectors.EVENT_READ else []
-    writers = [fd] if events & selectors.EVENT_WRITE else []
-    return any(select.select(readers, writers, [], max(0.0, deadline - boot_seconds())))
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, events)
+        return bool(selector.select(max(0.0, deadline - boot_seconds())))

@@ -25,6 +25,8 @@ Invariants:
 4. After `lose_session` nothing that was asked of that session is asked of the next one.
 5. Everybody who waits is answered exactly once: by the server's answer, by the refusal, or by the end of the session.
 6. A hold ends at its time by `next_batch`, in the thread; a lock whose work runs has no such time.
+7. The session never holds more locks than it may. What is wanted beyond that is asked for as soon as there is room, and
+   refused when all room is taken by locks that are held.
 """
 
 from __future__ import annotations
@@ -32,19 +34,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
+from .._telemetry._meters import SessionTally
 from ._lease import LeaseState
+from ._losses import Loss
 from ._statistics import LockerStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .._telemetry._meters import SessionTally
     from ._lease import PostgresLease
-    from ._losses import Loss
     from ._timing import LeaseTiming
+
+    class Rouse(Protocol):
+        def __call__(self, *, at_once: bool) -> None: ...
 
     Refusal: TypeAlias = tuple[type[Exception], str]
     Answer: TypeAlias = tuple[PostgresLease, bool | Exception]
@@ -52,15 +57,26 @@ if TYPE_CHECKING:
 MOST_LOCKS = 1_000
 """How many locks one session holds at most: each statement looks at all of them, 48 us for so many, measured."""
 
+_FULL = (
+    f"this process holds %d locks already, and a PostgresLocker holds no more: at most {MOST_LOCKS}, and at most a "
+    "quarter of max_locks_per_transaction x max_connections, because the server's lock table is for everybody: run "
+    "fewer services per process, or raise max_locks_per_transaction"
+)
+
+# For 100 tasks, waiting for each other before the thread is woken gave half as many pairs again; a task that is alone
+# would wait for nothing.
+_COMPANY = 8
+
 EXPIRED = "PostgreSQL has answered nothing for too long: the lease on its locks is over"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
-    """What goes to the server in one statement. Each lock is in it once, so it has no more than `MOST_LOCKS`."""
+    """What goes to the server in one statement, `MOST_LOCKS` at most, and who is not asked for."""
 
     releases: list[PostgresLease]
     acquires: list[PostgresLease]
+    refused: list[Answer] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.releases) + len(self.acquires)
@@ -73,23 +89,26 @@ class Batch:
 
 
 class LockBook:
-    """See the module. `want`, `abandon` and `give_back` are for Trio's thread; `statistics` for any.
+    """See the module, and the headings below for who may call what.
 
     Args:
         timing: of the lease.
         clock: seconds, going on during suspend.
-        rouse: called, outside of the mutex, when the thread sleeps and there is something for it to do.
-        tally: of the sessions.
+        rouse: called, outside of the mutex, when the thread sleeps and there is something for it to do. ``at_once``:
+            it must not wait until Trio has run whatever is ready.
+        tally: of the sessions; None: one that nobody else reads.
     """
 
     def __init__(
-        self, timing: LeaseTiming, clock: Callable[[], float], rouse: Callable[[], None], tally: SessionTally
+        self, timing: LeaseTiming, clock: Callable[[], float], rouse: Rouse, tally: SessionTally | None = None
     ) -> None:
         self._timing = timing
         self._clock = clock
         self._rouse = rouse
-        self._tally = tally
-        self._mutex = threading.Lock()  # guards everything below, and the leases' own
+        self._tally = SessionTally(Loss) if tally is None else tally
+        # Guards everything below, and the leases' own. A signal handler, or an object that the garbage collector takes
+        # away, may ask `statistics` or `lost` in the middle of it, in the same thread: these only read, so they may.
+        self._mutex = threading.RLock()
         self._refusal: Refusal | None = (DatabaseUnavailableError, "the first connection is still being made")
         self._most = 0
         self._answered_at = -math.inf  # when the last answered statement was sent
@@ -102,6 +121,7 @@ class LockBook:
         self._next_hold_end = math.inf  # or earlier
         self._lost_work: dict[PostgresLease, float] = {}  # what has not stopped yet, and when it should have
         self._asleep = True
+        self._is_alone = True  # few asked at once lately, so there is nobody to wait for
         self._batches = self._largest = self._outlived = 0
         self._round_trip: float | None = None
 
@@ -111,7 +131,6 @@ class LockBook:
         """Have the server asked for a lock. False: this process has it, and there will be no answer.
 
         Raises:
-            LockerConfigurationError: there are as many locks in the session as may be.
             Exception: the refusal, unless a session is ready.
         """
         with self._mutex:
@@ -119,19 +138,12 @@ class LockBook:
                 raise error_of(self._refusal)
             if lease.lock_id in self._in_use:
                 return False
-            if len(self._in_use) >= self._most:
-                raise LockerConfigurationError(
-                    f"this process holds {self._most} locks already, and a PostgresLocker holds no more: at most "
-                    f"{MOST_LOCKS}, and at most a quarter of max_locks_per_transaction x max_connections, because the "
-                    "server's lock table is for everybody: run fewer services per process, or raise "
-                    "max_locks_per_transaction"
-                )
             self._in_use[lease.lock_id] = lease
             lease.state = LeaseState.WANTED
             self._wanted.append(lease)
-            rouse, self._asleep = self._asleep, False
-        if rouse:
-            self._rouse()
+            slept, self._asleep = self._asleep, False
+        if slept:
+            self._rouse(at_once=self._is_alone)
         return True
 
     def abandon(self, lease: PostgresLease) -> None:
@@ -142,9 +154,9 @@ class LockBook:
                 self._leave(lease)
             elif lease.state is LeaseState.LOST:
                 self._free(lease)
-            rouse, self._asleep = self._asleep, False
-        if rouse:
-            self._rouse()
+            slept, self._asleep = self._asleep, False
+        if slept:
+            self._rouse(at_once=self._is_alone)
 
     def give_back(self, lease: PostgresLease) -> bool:
         """The work has stopped: let go of its lock. True: an answer follows when it is free. False: it is."""
@@ -153,10 +165,10 @@ class LockBook:
                 self._leave(lease)
             elif lease.state is LeaseState.LOST:
                 self._free(lease)
-            rouse, self._asleep = self._asleep, False
             follows = lease.state is LeaseState.LEAVING
-        if rouse:
-            self._rouse()
+            slept, self._asleep = self._asleep, False
+        if slept:
+            self._rouse(at_once=self._is_alone)
         return follows
 
     def let_go_after(self, lease: PostgresLease, seconds: float) -> bool:
@@ -166,13 +178,12 @@ class LockBook:
             if lease.state is not LeaseState.HELD or now >= self._expires_at:
                 return False
             self._holds.pop(lease, None)
-            rouse = False
-            if seconds != math.inf:
-                self._holds[lease] = now + seconds
-                self._next_hold_end = min(self._next_hold_end, now + seconds)
-                rouse, self._asleep = self._asleep, False
-        if rouse:
-            self._rouse()
+            if seconds == math.inf:
+                return True
+            self._holds[lease] = now + seconds
+            self._next_hold_end = min(self._next_hold_end, now + seconds)
+            self._asleep = False
+        self._rouse(at_once=True)  # the loop may be blocked before it has run whatever is ready
         return True
 
     # For whoever looks.
@@ -242,16 +253,26 @@ class LockBook:
                     lease.own_end = True
                     self._leave(lease)
                 self._next_hold_end = min(self._holds.values(), default=math.inf)
-            acquires: list[PostgresLease] = []
-            for lease in self._wanted:
+            batch = Batch(self._leaving, [])
+            self._leaving = []
+            # Nothing is asked now, so what is in use is held, about to leave, or wanted.
+            room = self._most - (len(self._in_use) - len(batch.releases) - len(self._wanted))
+            most = min(room, MOST_LOCKS - len(batch.releases))
+            wanted, self._wanted = self._wanted, []
+            for lease in wanted:
                 if lease.abandoned:
                     self._free(lease)
-                else:
+                elif len(batch.acquires) < most:
                     lease.state = LeaseState.ASKED
-                    acquires.append(lease)
-            batch = Batch(self._leaving, acquires)
-            self._wanted, self._leaving = [], []
+                    batch.acquires.append(lease)
+                elif room > 0:  # the next statement knows how many of these were had
+                    self._wanted.append(lease)
+                else:
+                    self._free(lease)
+                    batch.refused.append((lease, LockerConfigurationError(_FULL % self._most)))
             self._asleep = not batch
+            if batch:
+                self._is_alone = len(batch) < _COMPANY
             return batch
 
     def next_hold_end(self) -> float:
@@ -290,21 +311,30 @@ class LockBook:
             return answers
 
     def lose_session(
-        self, reason: str, refusal: Refusal, loss: Loss | None
+        self, reason: str, refusal: Refusal, *, left: bool, server_has_it: bool, loss: Loss = Loss.ENDED
     ) -> tuple[list[PostgresLease], list[Answer]]:
         """Refuse what comes and lose what is held; return the locks lost, and who is told what of those that waited.
 
-        Releases are answered by `session_closed`. ``loss`` is None if the end of the session was our own wish.
+        Releases are answered by `session_closed`.
+
+        Args:
+            reason: why the session is lost.
+            refusal: what `want` raises from now on.
+            left: the end of the session was our own wish.
+            server_has_it: nobody has seen the server end it, so that it keeps the locks until their lease is over.
+            loss: the kind of reason, to be counted unless it was our own wish.
         """
         with self._mutex:
-            if self._refusal is None and loss is not None:
+            if self._refusal is None and not left:
                 self._tally.lost[loss] += 1
             self._refusal = refusal
             now = self._clock()
             lost_at = self._expired_at if self._has_expired() else now
             self._expires_at = -math.inf
             self._asleep = True
-            stop_by = now + self._timing.cleanup
+            stop_by = self._answered_at + self._timing.lease
+            if not server_has_it:  # it lets rivals in by now, so the work has what it was promised and no more
+                stop_by = min(stop_by, now + self._timing.cleanup)
             lost: list[PostgresLease] = []
             answers: list[Answer] = []
             for lease in self._in_use.values():
@@ -358,6 +388,8 @@ class LockBook:
         return True
 
     def _leave(self, lease: PostgresLease) -> None:
+        if lease.state is LeaseState.HELD and self._has_expired():
+            lease.marked_lost, lease.lost_at = EXPIRED, self._expired_at  # what somebody was told stays true
         lease.state = LeaseState.LEAVING
         self._holds.pop(lease, None)
         self._leaving.append(lease)

@@ -9,5 +9,5 @@ class Loss(StrEnum):
     ENDED = "ended"  #: The server ended it, or the connection to it broke.
     TIMEOUT = "timeout"  #: A statement was not answered in time, or the lease was over before it was.
     STATEMENT = "statement"  #: The server did not do what a statement asked for.
-    MISMATCH = "mismatch"  #: An unlock said that the session did not hold the lock.
+    MISMATCH = "mismatch"  #: It was not the session that has the locks, or an unlock said so.
     BUG = "bug"  #: The thread died of a bug of ours.

@@ -7,7 +7,7 @@ nothing here knows of SQL.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -183,7 +183,8 @@ class PostgresLocker:
                 raised; what else it raised, such as KeyboardInterrupt or an outer cancellation, passes through instead.
             DatabaseUnavailableError: there is no session now, or it was lost before ``fn`` began. At once: nobody waits
                 for a new session.
-            LockerConfigurationError: there is no session, and waiting will not bring one.
+            LockerConfigurationError: there is no session, and waiting will not bring one; or this process holds as many
+                locks as it may.
             RuntimeError: the locker is not open, or belongs to another Trio run.
             trio.ClosedResourceError: the locker has been left.
             BaseException: whatever ``fn`` raised, as it is.
@@ -199,8 +200,8 @@ class PostgresLocker:
         await trio.lowlevel.checkpoint_if_cancelled()
         book = self._opened_thread().book
         lease = PostgresLease(book, lock_id)
-        self._callers.add(lease)
         try:
+            self._callers.add(lease)
             if not await _acquired(book, lease):
                 return False
             try:
@@ -262,19 +263,27 @@ class PostgresLocker:
     async def _watch(self, thread: SessionThread) -> None:
         """Be Trio's own watchdog, for when the thread gets no time: cancel what is lost, end all waiting.
 
-        It runs as a system task until the locker is left. On a clock that is not the real one it does nothing.
+        It runs as a system task until the locker has been left, or the Trio run ends without that, which ends the
+        thread too. On a clock that is not the real one it watches nothing.
         """
-        if type(trio.lowlevel.current_clock()).__name__ != "SystemClock":  # Trio exports no name for it
-            return
+        has_real_clock = type(trio.lowlevel.current_clock()).__name__ == "SystemClock"  # Trio exports no name for it
         with self._watching:
-            while True:
-                await trio.sleep(min(thread.book.seconds_left() or self._timing.beat, self._timing.beat))
-                is_stuck = boot_seconds() - thread.seen_at > self._timing.lease
-                for lease in self._callers:
-                    if lease.loss is not None:
-                        lease.scope.cancel()
-                    if is_stuck:
-                        lease.answer(DatabaseUnavailableError(_STUCK))
+            try:
+                if has_real_clock:
+                    await self._cancel_what_is_lost(thread)
+                await trio.sleep_forever()
+            finally:
+                thread.stop()
+
+    async def _cancel_what_is_lost(self, thread: SessionThread) -> NoReturn:
+        while True:
+            await trio.sleep(min(thread.book.seconds_left() or self._timing.beat, self._timing.beat))
+            is_stuck = boot_seconds() - thread.seen_at > self._timing.lease
+            for lease in self._callers:
+                if lease.loss is not None:
+                    lease.scope.cancel()
+                if is_stuck:
+                    lease.answer(DatabaseUnavailableError(_STUCK))
 
     async def _close(self, thread: SessionThread) -> None:
         self._closed = True
@@ -284,16 +293,17 @@ class PostgresLocker:
                 while self._callers:
                     await self._leaving.park()
         finally:
-            self._watching.cancel()
-        with trio.move_on_after(_STOPPING_THREAD_SECONDS, shield=True):
-            await self._ended.wait()
-            thread.join(1.0)  # it has nothing left to do but to return
-            return
-        log_safely(
-            _log,
-            logging.WARNING,
-            "the thread did not end in time: it will end when what holds it, DNS for example, lets go",
-        )
+            with trio.move_on_after(_STOPPING_THREAD_SECONDS, shield=True):
+                await self._ended.wait()
+            if self._ended.is_set():
+                self._watching.cancel()  # until then somebody may wait for a thread that is stuck
+                thread.join(1.0)  # it has nothing left to do but to return
+            else:
+                log_safely(
+                    _log,
+                    logging.WARNING,
+                    "the thread did not end in time: it will end when what holds it, DNS for example, lets go",
+                )
 
 
 @trio.lowlevel.enable_ki_protection  # a Ctrl-C between asking and waiting would leave the answer to nobody

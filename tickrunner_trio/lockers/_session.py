@@ -3,13 +3,17 @@
 ::
 
     connected -> is it PostgreSQL 14 or newer? -> is there a pooler in between that would share the session?
-              -> make the settings of the lease -> read them back, and what else must be so -> prepare -> ready
+              -> mark it as ours -> make the settings of the lease -> read them back, and what else must be so
+              -> prepare -> ready
 
 Nothing is set before the pooler is known: in transaction mode settings, like locks, would go to whoever comes next.
+What finds out about the pooler can be led astray, by two poolers behind one address for example. So the session bears a
+mark, a setting of our own, and each statement does something only where it finds it.
 
 Invariants:
 
-1. A session is made only on a primary whose session is ours alone and keeps our settings.
+1. A session is made only on a primary, and only if it is ours alone and keeps our settings. If it turns out later that
+   a statement went to another one, nothing was asked of that, and the session is lost.
 2. It never says or hears anything large, waits for no lock and for no standby: the server ends it only while it is
    idle, and keeps its locks as long as it is not.
 3. A lock counts as had only by a statement that is complete. A failed statement may have taken locks all the same, and
@@ -19,6 +23,7 @@ Invariants:
 from __future__ import annotations
 
 import re
+import secrets
 from typing import TYPE_CHECKING, NoReturn
 
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
@@ -41,14 +46,24 @@ _FACTS = (
     b"SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only'),"
     b" pg_catalog.current_setting('max_locks_per_transaction'), pg_catalog.current_setting('max_connections')"
 )
-# Releases first: the arrays are evaluated from left to right.
+_MARK = "tickrunner_trio.session"  # a setting of ours: any role may make those that have a dot in their names
+_IS_OURS = f"pg_catalog.current_setting('{_MARK}', true) OPERATOR(pg_catalog.=) '%s'"
+# Releases first: the columns are evaluated from left to right. Nothing is done under another mark.
 _EXCHANGE = (
-    b"SELECT ARRAY(SELECT pg_catalog.pg_advisory_unlock(pg_catalog.unnest($1::pg_catalog.int8[]))),"
-    b" ARRAY(SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.unnest($2::pg_catalog.int8[])))"
+    f"SELECT CASE WHEN {_IS_OURS} THEN 'ours' ELSE 'shared' END,"
+    f" CASE WHEN {_IS_OURS} THEN"
+    " ARRAY(SELECT pg_catalog.pg_advisory_unlock(pg_catalog.unnest($1::pg_catalog.int8[]))) ELSE '{}' END,"
+    f" CASE WHEN {_IS_OURS} THEN"
+    " ARRAY(SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.unnest($2::pg_catalog.int8[]))) ELSE '{}' END"
+)
+_SHARED = (
+    "conninfo leads to a pooler that shares the server's sessions among its clients (pool_mode transaction or "
+    "statement), and with them their locks: connect to PostgreSQL directly, or to a pool in session mode"
 )
 _NAME = b"tickrunner_trio_exchange"
 
 _PROBES = 5
+_GLANCE_SECONDS = 0.01
 _MILLISECONDS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -75,9 +90,11 @@ class Session:
                 raise LockerConfigurationError(f"the server is {self.description}: PostgreSQL 14 or newer is needed")
             if self._backend(connection) != str(connection.backend_pid):
                 self._refuse_shared_sessions(conninfo, wait)
+            mark = secrets.token_hex(8)
+            self._mark_as_ours(mark)
             self._make_settings()
             self.lock_table = self._checked_facts()
-            connection.prepare(_NAME, _EXCHANGE, deadline=self._deadline())
+            connection.prepare(_NAME, _EXCHANGE.replace("%s", mark).encode(), deadline=self._deadline())
         except BaseException:
             self.close()
             raise
@@ -103,7 +120,10 @@ class Session:
         With neither it is a beat. The session must hold the former, and none of the latter.
         """
         arrays = [b"{%s}" % ",".join(map(str, ids)).encode() for ids in (release, acquire)]
-        released, acquired = self._connection.ask_prepared(_NAME, arrays, columns=2, deadline=deadline)
+        whose, released, acquired = self._connection.ask_prepared(_NAME, arrays, columns=3, deadline=deadline)
+        if whose != "ours":
+            self._connection.loss = Loss.MISMATCH
+            raise LockerConfigurationError(_SHARED)
         if released != _all_true(len(release)):
             self._connection.loss = Loss.MISMATCH
             raise DatabaseUnavailableError(
@@ -138,20 +158,38 @@ class Session:
         return pid
 
     def _refuse_shared_sessions(self, conninfo: str, wait: Wait) -> None:
-        """There is a pooler. Of two clients that a pooler serves in turns, see whether they get at one backend."""
+        """There is a pooler. See whether another client of it gets at our backend, or we at another one.
+
+        Each asks twice in a row: of two sessions that are given out in turns, two clients that ask in turns would each
+        get its own. Where we have the last session of a pool in session mode the other one waits, and we are answered
+        all the same. A pool that shares would serve it before us, since it has waited for longer; then both got at one.
+        """
         other = Connection(conninfo, wait)
         try:
             ours, theirs = set[str](), set[str]()
+            patience = self._timing.reply / 2
+            is_waiting = False
             for _ in range(_PROBES):
-                ours.add(self._backend(self._connection))
-                theirs.add(self._backend(other))
+                ours |= {self._backend(self._connection), self._backend(self._connection)}
+                for _ in range(2):
+                    if not is_waiting:
+                        other.begin(_BACKEND, deadline=self._deadline())
+                    row = other.row_if_answered(columns=1, deadline=boot_seconds() + patience)
+                    is_waiting = row is None
+                    patience = _GLANCE_SECONDS if is_waiting else patience
+                    theirs |= set(row or ())
         finally:
             other.close()
         if len(ours) > 1 or len(theirs) > 1 or ours & theirs:
-            raise LockerConfigurationError(
-                "conninfo leads to a pooler that shares the server's sessions among its clients (pool_mode transaction "
-                "or statement), and with them their locks: connect to PostgreSQL directly, or to a pool in session mode"
-            )
+            raise LockerConfigurationError(_SHARED)
+
+    def _mark_as_ours(self, mark: str) -> None:
+        """Set the mark, unless there is one: of another client that shares the session, which would lose it."""
+        mine = f"pg_catalog.set_config('{_MARK}', '{mark}', false)"
+        statement = f"SELECT coalesce(nullif(pg_catalog.current_setting('{_MARK}', true), ''), {mine})"
+        [found] = self._connection.ask_row(statement.encode(), columns=1, deadline=self._deadline())
+        if found != mark:
+            raise LockerConfigurationError(_SHARED)
 
     def _make_settings(self) -> None:
         """Make all settings by one statement, and read them back by another, since some poolers drop them silently."""
@@ -172,6 +210,8 @@ class Session:
         """Refuse a server whose locks are worth nothing now; return how many locks its lock table is made for."""
         facts = self._connection.ask_row(_FACTS, columns=4, deadline=self._deadline())
         in_recovery, read_only, locks, connections = facts
+        if self._connection.began_on_a_standby and in_recovery == "f":
+            raise DatabaseUnavailableError("the server was promoted after the session was opened: a new one is needed")
         if in_recovery == "t":  # it gives the ids that its primary gives too, and its sessions survive promotion
             raise DatabaseUnavailableError("the server is a standby: waiting for a primary, or for its promotion")
         if read_only == "on":

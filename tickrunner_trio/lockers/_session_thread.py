@@ -94,7 +94,7 @@ class SessionThread:
         attempted: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
-        self.book = LockBook(timing, boot_seconds, self._wake, tally)  #: What callers write into.
+        self.book = LockBook(timing, boot_seconds, self._rouse, tally)  #: What callers write into.
         self.seen_at = boot_seconds()  #: When the thread last gave a sign of life.
         self._conninfo = conninfo
         self._timing = timing
@@ -116,7 +116,11 @@ class SessionThread:
 
     def start(self) -> None:
         """Start the thread, once."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._close_files()
+            raise
 
     def join(self, seconds: float) -> bool:
         """Wait for the thread's end, blocking; return whether it came in time."""
@@ -133,7 +137,7 @@ class SessionThread:
     def _run(self) -> None:
         reason = "its PostgresLocker was left"
         refusal: Refusal = (trio.ClosedResourceError, CLOSED)
-        loss: Loss | None = None
+        loss = Loss.ENDED
         try:
             while True:
                 self._live_through_one_session()
@@ -146,11 +150,16 @@ class SessionThread:
             loss = Loss.BUG
             log_safely(_log, logging.CRITICAL, "the thread died of a bug: please report it", exc_info=error)
         finally:
-            self._part(reason, refusal, loss)
-            self._selector.close()
-            self._waker.close()
-            self._woken.close()
-            self._tell(self._attempted, self._ended)
+            try:
+                self._part(reason, refusal, loss)
+            finally:
+                self._close_files()
+                self._tell(self._attempted, self._ended)
+
+    def _close_files(self) -> None:
+        self._selector.close()
+        self._waker.close()
+        self._woken.close()
 
     def _live_through_one_session(self) -> None:
         try:
@@ -161,7 +170,7 @@ class SessionThread:
                 level = logging.DEBUG if self._last_failure is type(error) else logging.WARNING
                 log_safely(_log, level, "cannot connect, and will try on: %s", error)
             self._last_failure = type(error)
-            loss = None if self._session is None else self._session.loss
+            loss = Loss.ENDED if self._session is None else self._session.loss
             self._part(str(error), (type(error), f"there is no session with PostgreSQL: {error}"), loss)
             self._tell(self._attempted)
 
@@ -190,6 +199,8 @@ class SessionThread:
         sent_at = self._opened_at
         while True:
             batch = self.book.next_batch()
+            if batch.refused:
+                self._tell(functools.partial(_answer_all, batch.refused))
             now = boot_seconds()
             if not batch and now < (beat_at := sent_at + self._timing.beat):
                 until = min(beat_at, self.book.next_hold_end())
@@ -208,11 +219,14 @@ class SessionThread:
             if answers:
                 self._tell(functools.partial(_answer_all, answers))
 
-    def _part(self, reason: str, refusal: Refusal, loss: Loss | None) -> None:
+    def _part(self, reason: str, refusal: Refusal, loss: Loss) -> None:
         """Refuse what comes, lose what there is, have the work stopped, close the session, answer all who wait."""
-        lost, answers = self.book.lose_session(reason, refusal, None if self._stopping else loss)
-        self._tell(functools.partial(_cancel_all, lost), functools.partial(_answer_all, answers))
         session, self._session = self._session, None
+        server_has_it = session is not None and session.is_open
+        lost, answers = self.book.lose_session(
+            reason, refusal, left=self._stopping, server_has_it=server_has_it, loss=loss
+        )
+        self._tell(functools.partial(_cancel_all, lost), functools.partial(_answer_all, answers))
         try:
             if session is not None:
                 if session.is_open:
@@ -269,15 +283,14 @@ class SessionThread:
         ready = {key.fd for key, _ in self._selector.select(min(seconds, _LONGEST_SLEEP_SECONDS))}
         if self._woken.fileno() in ready:
             with contextlib.suppress(BlockingIOError):
-                self._woken.recv(65536)
+                self._woken.recv(4096)
         for lease in self.book.outlived():
             lease.overstays()
             log_safely(
                 _log,
                 logging.CRITICAL,
-                "the work under the lock %d goes on %g seconds after its lock was lost; another replica may run it too",
+                "the work under the lock %d has outlived its lease: another replica may run it too",
                 lease.lock_id,
-                self._timing.cleanup,
             )
         return fd in ready
 
@@ -291,6 +304,16 @@ class SessionThread:
             if fd is not None:
                 self._selector.register(fd, events)
                 self._watched = watched
+
+    def _rouse(self, *, at_once: bool) -> None:
+        """Wake the thread, or have Trio do so when it has run whatever is ready: then all goes in one statement."""
+        if at_once:
+            self._wake()
+            return
+        try:
+            self._in_trio(self._wake, idempotent=True)
+        except trio.RunFinishedError:
+            self._wake()
 
     def _wake(self) -> None:
         # A full socket wakes as well, and a closed one means that the thread has answered everything and ended.

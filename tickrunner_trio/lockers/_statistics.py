@@ -24,4 +24,4 @@ class LockerStatistics:
     last_round_trip: float | None
     """Seconds from the sending of the last statement to its answer, beats included; None before the first."""
     outlived: int
-    """How often work went on for longer than the time that it had to stop in after its lock was lost."""
+    """How often work under a lost lock was still going on when its lease was over."""

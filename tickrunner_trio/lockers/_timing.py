@@ -23,7 +23,11 @@ SHORTEST = 2.0
 LONGEST = 3600.0
 
 DRIFT = 0.001
-"""By how much the two clocks may differ in speed: two that NTP slews at its limit, 500 ppm, in opposite directions."""
+"""By how much the two clocks may differ in speed: two that NTP slews at its limit, 500 ppm, in opposite directions.
+
+A server whose clock is *set* forward ends idle sessions too early, since its timers follow the time of day. That end
+shows at once, as any other; it matters only where the network is cut at the same time.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
