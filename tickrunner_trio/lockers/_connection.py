@@ -28,6 +28,7 @@ from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo,
 from .._audit import log_safely
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
 from ._clock import boot_seconds
+from ._losses import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,6 +95,7 @@ class Connection:
     """
 
     def __init__(self, conninfo: str, wait: Wait) -> None:
+        self.loss = Loss.ENDED  #: Why it is of no use any more, after an error.
         self._wait = wait
         self._parting_words = ""  #: What the server said unasked when it ended the session.
         parameters = _parameters(conninfo)
@@ -175,6 +177,7 @@ class Connection:
     def _row(self, rows: list[list[str | None]], columns: int) -> list[str]:
         row = [text for text in rows[0] if text is not None] if len(rows) == 1 else []
         if len(row) != columns:
+            self.loss = Loss.STATEMENT
             self._fail(f"the server answered with {len(rows)} rows where one of {columns} values was asked for")
         return row
 
@@ -183,6 +186,7 @@ class Connection:
         sent_at = boot_seconds()
         result = self._result(status, deadline) if self._is_sent(send, deadline) else None
         if result is None:
+            self.loss = Loss.TIMEOUT
             self._fail(f"the server did not reply within {max(0.0, deadline - sent_at):.3g} seconds")
         return result
 
@@ -215,6 +219,7 @@ class Connection:
         except psycopg.Error as error:
             self._fail(str(error))
         if reply is None:
+            self.loss = Loss.STATEMENT
             self._fail("the server did not answer a statement")
         return reply
 
@@ -270,6 +275,7 @@ class Connection:
         if _ends_the_session(result):
             self._parting_words = self._blotted(message)
         remedy = _NOT_MENDED_STATES.get(state[:2])
+        self.loss = Loss.ENDED if self._parting_words else Loss.STATEMENT
         if remedy is None or self._parting_words:
             self._fail(message)
         raise LockerConfigurationError(f"{self._blotted(message)}: {remedy}")

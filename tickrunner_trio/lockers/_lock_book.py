@@ -37,7 +37,9 @@ import threading
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
+from .._telemetry._meters import SessionTally
 from ._lease import LeaseState
+from ._losses import Loss
 from ._statistics import LockerStatistics
 
 if TYPE_CHECKING:
@@ -94,12 +96,16 @@ class LockBook:
         clock: seconds, going on during suspend.
         rouse: called, outside of the mutex, when the thread sleeps and there is something for it to do. ``at_once``:
             it must not wait until Trio has run whatever is ready.
+        tally: of the sessions; None: one that nobody else reads.
     """
 
-    def __init__(self, timing: LeaseTiming, clock: Callable[[], float], rouse: Rouse) -> None:
+    def __init__(
+        self, timing: LeaseTiming, clock: Callable[[], float], rouse: Rouse, tally: SessionTally | None = None
+    ) -> None:
         self._timing = timing
         self._clock = clock
         self._rouse = rouse
+        self._tally = SessionTally(Loss) if tally is None else tally
         # Guards everything below, and the leases' own. A signal handler, or an object that the garbage collector takes
         # away, may ask `statistics` or `lost` in the middle of it, in the same thread: these only read, so they may.
         self._mutex = threading.RLock()
@@ -107,6 +113,7 @@ class LockBook:
         self._most = 0
         self._answered_at = -math.inf  # when the last answered statement was sent
         self._expires_at = -math.inf
+        self._expired_at = -math.inf  # when it last did so by itself
         self._in_use: dict[int, PostgresLease] = {}
         self._wanted: list[PostgresLease] = []
         self._leaving: list[PostgresLease] = []
@@ -115,7 +122,7 @@ class LockBook:
         self._lost_work: dict[PostgresLease, float] = {}  # what has not stopped yet, and when it should have
         self._asleep = True
         self._is_alone = True  # few asked at once lately, so there is nobody to wait for
-        self._opened = self._lost = self._batches = self._largest = self._outlived = 0
+        self._batches = self._largest = self._outlived = 0
         self._round_trip: float | None = None
 
     # For callers, in Trio's thread.
@@ -194,6 +201,14 @@ class LockBook:
                 return EXPIRED
             return lease.marked_lost
 
+    def lost_for(self, lease: PostgresLease) -> float:
+        """Return for how many seconds the lock has been lost; 0 while it is not."""
+        with self._mutex:
+            lost_at = lease.lost_at
+            if lease.state is LeaseState.HELD and self._has_expired():
+                lost_at = self._expired_at
+            return max(0.0, self._clock() - lost_at)
+
     def seconds_left(self) -> float:
         """Return how long the locks may be relied upon if nothing more is answered; 0 once they may not."""
         with self._mutex:
@@ -211,8 +226,8 @@ class LockBook:
             return LockerStatistics(
                 held=states.count(LeaseState.HELD),
                 waiting=states.count(LeaseState.WANTED) + states.count(LeaseState.ASKED),
-                sessions_opened=self._opened,
-                sessions_lost=self._lost,
+                sessions_opened=self._tally.opened,
+                sessions_lost=sum(self._tally.lost.values()),
                 batches=self._batches,
                 largest_batch=self._largest,
                 last_round_trip=self._round_trip,
@@ -224,7 +239,7 @@ class LockBook:
     def session_opened(self, answered_at: float, lock_table: int) -> None:
         """A session is ready: its first statement that was sent at ``answered_at`` has been answered."""
         with self._mutex:
-            self._opened += 1
+            self._tally.opened += 1
             self._most = max(1, min(MOST_LOCKS, lock_table // 4))
             self._answered_at = answered_at
             self._expires_at = answered_at + self._timing.cancel_after
@@ -296,7 +311,7 @@ class LockBook:
             return answers
 
     def lose_session(
-        self, reason: str, refusal: Refusal, *, left: bool, server_has_it: bool
+        self, reason: str, refusal: Refusal, *, left: bool, server_has_it: bool, loss: Loss = Loss.ENDED
     ) -> tuple[list[PostgresLease], list[Answer]]:
         """Refuse what comes and lose what is held; return the locks lost, and who is told what of those that waited.
 
@@ -307,21 +322,24 @@ class LockBook:
             refusal: what `want` raises from now on.
             left: the end of the session was our own wish.
             server_has_it: nobody has seen the server end it, so that it keeps the locks until their lease is over.
+            loss: the kind of reason, to be counted unless it was our own wish.
         """
         with self._mutex:
-            if self._refusal is None:
-                self._lost += not left
+            if self._refusal is None and not left:
+                self._tally.lost[loss] += 1
             self._refusal = refusal
+            now = self._clock()
+            lost_at = self._expired_at if self._has_expired() else now
             self._expires_at = -math.inf
             self._asleep = True
             stop_by = self._answered_at + self._timing.lease
             if not server_has_it:  # it lets rivals in by now, so the work has what it was promised and no more
-                stop_by = min(stop_by, self._clock() + self._timing.cleanup)
+                stop_by = min(stop_by, now + self._timing.cleanup)
             lost: list[PostgresLease] = []
             answers: list[Answer] = []
             for lease in self._in_use.values():
                 if lease.state is LeaseState.HELD:
-                    lease.state, lease.marked_lost = LeaseState.LOST, reason
+                    lease.state, lease.marked_lost, lease.lost_at = LeaseState.LOST, reason, lost_at
                     self._lost_work[lease] = stop_by
                     lost.append(lease)
                 elif lease.state in (LeaseState.WANTED, LeaseState.ASKED):
@@ -365,12 +383,13 @@ class LockBook:
     def _has_expired(self) -> bool:
         if self._clock() < self._expires_at:
             return False
+        self._expired_at = max(self._expired_at, self._expires_at)
         self._expires_at = -math.inf  # seen is seen: no answer that is still on its way takes it back
         return True
 
     def _leave(self, lease: PostgresLease) -> None:
         if lease.state is LeaseState.HELD and self._has_expired():
-            lease.marked_lost = EXPIRED  # what somebody was told stays true
+            lease.marked_lost, lease.lost_at = EXPIRED, self._expired_at  # what somebody was told stays true
         lease.state = LeaseState.LEAVING
         self._holds.pop(lease, None)
         self._leaving.append(lease)
