@@ -44,7 +44,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python that runs nox. Takes pytest's options."""
-    install(session, "test", extras="[demo]")
+    install(session, "test", extras="[demo,otel]")
     session.run("pytest", *PARALLEL, *session.posargs)
 
 
@@ -57,8 +57,9 @@ def tests_all(session: nox.Session) -> None:
 @nox.session
 def tests_lowest(session: nox.Session) -> None:
     """Run the tests with the oldest releases that the library's own bounds allow. Takes pytest's options."""
-    install(session, "test", extras="[demo]")
-    oldest = [bound.replace(">=", "==") for bound in PYPROJECT["project"]["dependencies"]]
+    install(session, "test", extras="[demo,otel]")
+    bounds = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["otel"]]
+    oldest = [bound.replace(">=", "==") for bound in bounds]
     # The C half of psycopg must be of the same release as the rest.
     session.install("--quiet", *oldest, "psycopg[binary]")
     session.run("pytest", *PARALLEL, *session.posargs)
@@ -74,7 +75,7 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and report the lines and branches that none of them reached. Takes `coverage report`'s options."""
-    install(session, "coverage", extras="[demo]")
+    install(session, "coverage", extras="[demo,otel]")
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-q")
     session.run("coverage", "combine", "--quiet")
@@ -94,7 +95,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Hold package, example and benchmarks to mypy strict, the package to pyright strict and complete public types."""
-    install(session, "types", "bench", extras="[demo]")
+    install(session, "types", "bench", extras="[demo,otel]")
     session.run("mypy")
     session.run("mypy", "benchmarks")
     session.run("pyright", "--pythonpath", str(Path(session.virtualenv.bin, "python")))
@@ -112,7 +113,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what benchmarks/README.md lists; fail when a figure is out of its bound."""
-    install(session, "bench", extras="[demo]")
+    install(session, "bench", extras="[demo,otel]")
     missed = []
     for benchmark in ("benchmarks/memory.py", "benchmarks/lockers.py"):
         try:

@@ -28,7 +28,8 @@ autodoc_typehints = "signature"
 
 # Names of other projects. They are no links: resolving them would need the network at each build.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(trio|outcome|psycopg|logging|datetime|collections\.abc|typing|enum|dataclasses|contextlib)(\..*)?"),
+    (r"py:.*", r"(trio|outcome|psycopg|opentelemetry)(\..*)?"),
+    (r"py:.*", r"(logging|datetime|collections\.abc|typing|enum|dataclasses|contextlib)(\..*)?"),
     (
         r"py:.*",
         r"(None|True|False|bool|int|float|str|object|BaseException|Exception|TypeError|ValueError|RuntimeError)",

@@ -40,11 +40,15 @@ from ._lock_ids import lock_id_for
 from ._outcome import Outcome
 from ._reporting import tell_of
 from ._schedule import Schedule, hold_until, jitter, stalled_after
+from ._telemetry._meters import ServiceMeter
+from ._utc import utc_offset
 from .abc import TimedLease
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from datetime import datetime
+
+    from opentelemetry.metrics import MeterProvider
 
     from ._outcome import Tick, TickReport
     from .abc import Lease
@@ -55,20 +59,24 @@ class Service:
 
     Args:
         config: what the service is; validated when it was made.
+        meter_provider: of OpenTelemetry; None: the global one, also if that is set later.
 
     Raises:
-        TypeError: ``config`` is not a `Config`.
+        TypeError: ``config`` is not a `Config`, or a provider is none.
 
     One `Service` belongs to one Trio run. `health` may be called from any thread, everything else from Trio's.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, meter_provider: MeterProvider | None = None) -> None:
         if not isinstance(config, Config):
             raise TypeError(f"config must be a Config, got {config!r}: use Service(Config(name=..., ...))")
         self._config = config
         self._lock_id = lock_id_for(config.name) if config.lock_id is None else config.lock_id
         self._log = component_logger(config.name) if config.log is None else config.log
         self._health = WorkerHealth(config.name)
+        self._meter = ServiceMeter(
+            self._health, config.interval, has_gate=config.should_run is not None, provider=meter_provider
+        )
         # The clock, and its time when `run` was entered or the last outcome came; one tuple, read in any thread.
         self._heard: tuple[trio.abc.Clock, float] | None = None
         self._number = 0
@@ -200,6 +208,7 @@ class Service:
             raise trio.BusyResourceError(f"another task runs the service {self.name!r} already: run it once")
         self._run_task = trio.lowlevel.current_task()
         self._heard = (trio.lowlevel.current_clock(), trio.current_time())
+        self._meter.run_is_under_way(trio.current_time() + utc_offset())
         crashed = False
         try:
             yield
@@ -211,6 +220,7 @@ class Service:
             # A service that ended in order is not late; one that crashed is, until somebody runs it again.
             if not crashed:
                 self._heard = None
+                self._meter.run_is_under_way(None)
             self._drop_requests()
 
     async def _slot_or_request(self, schedule: Schedule) -> bool:
@@ -230,6 +240,7 @@ class Service:
         missed = schedule.missed
         taken_at = schedule.take(trio.current_time())
         if schedule.missed > missed:
+            self._meter.slots_missed(schedule.missed - missed)
             log_safely(
                 self._log,
                 logging.WARNING,
@@ -263,7 +274,9 @@ class Service:
                     await self._serve(self._requests.popleft(), lease)
                 else:  # the hold has just ended: the tick will get a lock of its own
                     break
+            missed = schedule.missed
             schedule.skip_held(held_from, min(held_until, trio.current_time()))
+            self._meter.slots_missed(schedule.missed - missed)
 
         self._under_way.add(attempt)
         try:
@@ -310,6 +323,7 @@ class Service:
             number=self._number,
             scheduled_at=scheduled_at,
             forced=forced,
+            meter=self._meter,
             publish=self._publish,
         )
 
@@ -320,11 +334,12 @@ class Service:
     # What hears of a tick.
 
     def _publish(self, report: TickReport, judged_at: datetime) -> None:
-        """Tell health of a report, then the hook or the log. It raises no `Exception`."""
+        """Tell health of a report, then metrics, then the hook or the log. It raises no `Exception`."""
         was_unavailable = self._health.last_outcome is Outcome.UNAVAILABLE
         if self._heard is not None:
             self._heard = (trio.lowlevel.current_clock(), trio.current_time())
         self._health = self._health.after(report.outcome, at=judged_at, error=report.error)
+        self._meter.judged(report, self._health)
         tell_of(report, log=self._log, on_error=self._config.on_error, is_still_unavailable=was_unavailable)
 
 

@@ -56,6 +56,26 @@ class TimedLease(Protocol):
 
 
 @runtime_checkable
+class WatchedLease(Protocol):
+    """What a lease may offer beside: to say when it was lost, and that the work under it would not stop.
+
+    A `tickrunner_trio.Service` shows both to whoever watches it: the first in the trace of the tick, the second as a
+    metric, which has to come while the work still runs.
+    """
+
+    def lost_for(self) -> float:
+        """Return for how many seconds the lock has been lost; 0 while it is not."""
+        ...
+
+    def tell_if_overstayed(self, tell: Callable[[], object]) -> None:
+        """Have ``tell`` called, once, when the lock is lost and the work has not stopped by the time it had to.
+
+        From any thread. ``tell`` does not block, and raises nothing.
+        """
+        ...
+
+
+@runtime_checkable
 class AdvisoryLocker(Protocol):
     """A store of locks that all replicas share. One method, so that anybody's store can satisfy it."""
 

@@ -28,6 +28,7 @@ from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo,
 from .._audit import log_safely
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
 from ._clock import boot_seconds
+from ._losses import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,6 +90,7 @@ class Connection:
     """
 
     def __init__(self, conninfo: str, wait: Wait) -> None:
+        self.loss = Loss.ENDED  #: Why it is of no use any more, after an error.
         self._wait = wait
         self._parting_words = ""  #: What the server said unasked when it ended the session.
         parameters = _parameters(conninfo)
@@ -160,6 +162,7 @@ class Connection:
     def _row(self, rows: list[list[str | None]], columns: int) -> list[str]:
         row = [text for text in rows[0] if text is not None] if len(rows) == 1 else []
         if len(row) != columns:
+            self.loss = Loss.STATEMENT
             self._fail(f"the server answered with {len(rows)} rows where one of {columns} values was asked for")
         return row
 
@@ -185,11 +188,13 @@ class Connection:
         except psycopg.Error as error:
             self._fail(str(error))
         if reply is None:
+            self.loss = Loss.STATEMENT
             self._fail("the server did not answer a statement")
         return reply
 
     def _wait_for_reply(self, events: int, sent_at: float, deadline: float) -> None:
         if not self._wait(self.fd, events, deadline):
+            self.loss = Loss.TIMEOUT
             self._fail(f"the server did not reply within {max(0.0, deadline - sent_at):.3g} seconds")
 
     def _connected(self, parameters: ConnDict) -> PGconn:
@@ -241,6 +246,7 @@ class Connection:
         if _ends_the_session(result):
             self._parting_words = self._blotted(message)
         remedy = _NOT_MENDED_STATES.get(state[:2])
+        self.loss = Loss.ENDED if self._parting_words else Loss.STATEMENT
         if remedy is None or self._parting_words:
             self._fail(message)
         raise LockerConfigurationError(f"{self._blotted(message)}: {remedy}")

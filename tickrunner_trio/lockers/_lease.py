@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import math
 from typing import TYPE_CHECKING
 
 import outcome
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._lock_book import LockBook
 
 
@@ -22,20 +26,25 @@ class LeaseState(enum.Enum):
 
 
 class PostgresLease:
-    """A lock that is asked for, held or lost. `lost` and `let_go_after` may be called from any thread."""
+    """A lock that is asked for, held or lost. `lost`, `lost_for`, `let_go_after` may be called from any thread."""
 
-    __slots__ = ("_book", "abandoned", "lock_id", "marked_lost", "own_end", "scope", "state", "waiting_task")
+    __slots__ = (
+        *("_book", "_tell_overstay", "abandoned", "lock_id", "lost_at", "marked_lost", "own_end", "scope", "state"),
+        "waiting_task",
+    )
 
     def __init__(self, book: LockBook, lock_id: int) -> None:
         self._book = book
         self.lock_id = lock_id
         self.scope = trio.CancelScope()  #: Around the work; cancelled in Trio's thread after the loss.
         self.waiting_task: trio.lowlevel.Task | None = None  #: Who waits for an answer; Trio's thread alone uses it.
+        self._tell_overstay: Callable[[], object] | None = None
         # The book's, under its mutex:
         self.state = LeaseState.FREE
         self.abandoned = False  #: The caller was cancelled while the server was asked.
         self.own_end = False  #: Its hold ended by itself, in the thread.
         self.marked_lost: str | None = None  #: Why its session was lost.
+        self.lost_at = math.inf  #: When it was.
 
     @property
     def epoch(self) -> int | None:
@@ -55,6 +64,20 @@ class PostgresLease:
     def let_go_after(self, seconds: float) -> bool:
         """Have the lock let go of in so many seconds, even while the Trio loop is blocked. See `abc.TimedLease`."""
         return self._book.let_go_after(self, seconds)
+
+    def lost_for(self) -> float:
+        """Return for how many seconds it has been lost; 0 while it is not. See `abc.WatchedLease`."""
+        return self._book.lost_for(self)
+
+    def tell_if_overstayed(self, tell: Callable[[], object]) -> None:
+        """Have it told if the work under the lock outlives its time to stop. See `abc.WatchedLease`."""
+        self._tell_overstay = tell
+
+    def overstays(self) -> None:
+        """Tell whoever wanted to know. In the session's thread, which nothing that it calls may end."""
+        if self._tell_overstay is not None:
+            with contextlib.suppress(Exception):
+                self._tell_overstay()
 
     def answer(self, answer: bool | Exception) -> None:  # noqa: FBT001  # what the server said
         """Let whoever waits go on; in Trio's thread. Nobody waits any more: nothing happens."""

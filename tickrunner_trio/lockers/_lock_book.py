@@ -41,7 +41,9 @@ from ._statistics import LockerStatistics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from .._telemetry._meters import SessionTally
     from ._lease import PostgresLease
+    from ._losses import Loss
     from ._timing import LeaseTiming
 
     Refusal: TypeAlias = tuple[type[Exception], str]
@@ -77,17 +79,22 @@ class LockBook:
         timing: of the lease.
         clock: seconds, going on during suspend.
         rouse: called, outside of the mutex, when the thread sleeps and there is something for it to do.
+        tally: of the sessions.
     """
 
-    def __init__(self, timing: LeaseTiming, clock: Callable[[], float], rouse: Callable[[], None]) -> None:
+    def __init__(
+        self, timing: LeaseTiming, clock: Callable[[], float], rouse: Callable[[], None], tally: SessionTally
+    ) -> None:
         self._timing = timing
         self._clock = clock
         self._rouse = rouse
+        self._tally = tally
         self._mutex = threading.Lock()  # guards everything below, and the leases' own
         self._refusal: Refusal | None = (DatabaseUnavailableError, "the first connection is still being made")
         self._most = 0
         self._answered_at = -math.inf  # when the last answered statement was sent
         self._expires_at = -math.inf
+        self._expired_at = -math.inf  # when it last did so by itself
         self._in_use: dict[int, PostgresLease] = {}
         self._wanted: list[PostgresLease] = []
         self._leaving: list[PostgresLease] = []
@@ -95,7 +102,7 @@ class LockBook:
         self._next_hold_end = math.inf  # or earlier
         self._lost_work: dict[PostgresLease, float] = {}  # what has not stopped yet, and when it should have
         self._asleep = True
-        self._opened = self._lost = self._batches = self._largest = self._outlived = 0
+        self._batches = self._largest = self._outlived = 0
         self._round_trip: float | None = None
 
     # For callers, in Trio's thread.
@@ -183,6 +190,14 @@ class LockBook:
                 return EXPIRED
             return lease.marked_lost
 
+    def lost_for(self, lease: PostgresLease) -> float:
+        """Return for how many seconds the lock has been lost; 0 while it is not."""
+        with self._mutex:
+            lost_at = lease.lost_at
+            if lease.state is LeaseState.HELD and self._has_expired():
+                lost_at = self._expired_at
+            return max(0.0, self._clock() - lost_at)
+
     def seconds_left(self) -> float:
         """Return how long the locks may be relied upon if nothing more is answered; 0 once they may not."""
         with self._mutex:
@@ -200,8 +215,8 @@ class LockBook:
             return LockerStatistics(
                 held=states.count(LeaseState.HELD),
                 waiting=states.count(LeaseState.WANTED) + states.count(LeaseState.ASKED),
-                sessions_opened=self._opened,
-                sessions_lost=self._lost,
+                sessions_opened=self._tally.opened,
+                sessions_lost=sum(self._tally.lost.values()),
                 batches=self._batches,
                 largest_batch=self._largest,
                 last_round_trip=self._round_trip,
@@ -213,7 +228,7 @@ class LockBook:
     def session_opened(self, answered_at: float, lock_table: int) -> None:
         """A session is ready: its first statement that was sent at ``answered_at`` has been answered."""
         with self._mutex:
-            self._opened += 1
+            self._tally.opened += 1
             self._most = max(1, min(MOST_LOCKS, lock_table // 4))
             self._answered_at = answered_at
             self._expires_at = answered_at + self._timing.cancel_after
@@ -274,23 +289,27 @@ class LockBook:
                 answers.append((lease, had))
             return answers
 
-    def lose_session(self, reason: str, refusal: Refusal, *, left: bool) -> tuple[list[PostgresLease], list[Answer]]:
+    def lose_session(
+        self, reason: str, refusal: Refusal, loss: Loss | None
+    ) -> tuple[list[PostgresLease], list[Answer]]:
         """Refuse what comes and lose what is held; return the locks lost, and who is told what of those that waited.
 
-        Releases are answered by `session_closed`. ``left``: the end of the session was our own wish.
+        Releases are answered by `session_closed`. ``loss`` is None if the end of the session was our own wish.
         """
         with self._mutex:
-            if self._refusal is None:
-                self._lost += not left
+            if self._refusal is None and loss is not None:
+                self._tally.lost[loss] += 1
             self._refusal = refusal
+            now = self._clock()
+            lost_at = self._expired_at if self._has_expired() else now
             self._expires_at = -math.inf
             self._asleep = True
-            stop_by = self._clock() + self._timing.cleanup
+            stop_by = now + self._timing.cleanup
             lost: list[PostgresLease] = []
             answers: list[Answer] = []
             for lease in self._in_use.values():
                 if lease.state is LeaseState.HELD:
-                    lease.state, lease.marked_lost = LeaseState.LOST, reason
+                    lease.state, lease.marked_lost, lease.lost_at = LeaseState.LOST, reason, lost_at
                     self._lost_work[lease] = stop_by
                     lost.append(lease)
                 elif lease.state in (LeaseState.WANTED, LeaseState.ASKED):
@@ -334,6 +353,7 @@ class LockBook:
     def _has_expired(self) -> bool:
         if self._clock() < self._expires_at:
             return False
+        self._expired_at = max(self._expired_at, self._expires_at)
         self._expires_at = -math.inf  # seen is seen: no answer that is still on its way takes it back
         return True
 

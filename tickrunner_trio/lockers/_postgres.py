@@ -14,9 +14,11 @@ import trio
 from .._audit import log_safely
 from .._errors import DatabaseUnavailableError, LockerConfigurationError, LockLostError
 from .._lock_ids import checked_lock_id
+from .._telemetry._meters import LockerMeter, SessionTally
 from ._clock import boot_seconds
 from ._holders import read_holders
 from ._lease import PostgresLease
+from ._losses import Loss
 from ._session_thread import CLOSED as _CLOSED
 from ._session_thread import SessionThread
 from ._timing import lease_timing
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
     from typing import Self
+
+    from opentelemetry.metrics import MeterProvider
 
     from ..abc import Lease
     from ._holders import LockHolder
@@ -76,9 +80,11 @@ class PostgresLocker:
             session mode.
         lease: seconds from 2 to 3,600. A shorter one frees the locks of a vanished process sooner; a longer one lets
             the work outlast longer hiccups of the server or the network.
+        meter_provider: of OpenTelemetry, for what it counts of its sessions; None: the global one, also if that is set
+            later.
 
     Raises:
-        TypeError: ``conninfo`` is not a str, or ``lease`` no number.
+        TypeError: ``conninfo`` is not a str, ``lease`` no number, or ``meter_provider`` is none.
         ValueError: ``conninfo`` holds a NUL, or ``lease`` is out of its bounds.
 
     Entering it waits for the first attempt to connect, at most ``lease`` seconds. A server that is away is no error
@@ -99,7 +105,7 @@ class PostgresLocker:
     further attempts to connect, and notices of the server. No record, error or repr holds a password.
     """
 
-    def __init__(self, conninfo: str, *, lease: float = 15.0) -> None:
+    def __init__(self, conninfo: str, *, lease: float = 15.0, meter_provider: MeterProvider | None = None) -> None:
         if not isinstance(conninfo, str):
             raise TypeError(
                 f"conninfo must be a str, got a {type(conninfo).__name__}: write it as 'postgresql://user@host/database'"
@@ -108,6 +114,8 @@ class PostgresLocker:
             raise ValueError("conninfo must not contain a NUL character, at which libpq would end it: remove it")
         self._conninfo = conninfo
         self._timing = lease_timing(lease)
+        self._tally = SessionTally(Loss)
+        self._meter = LockerMeter(self._tally, meter_provider)
         self._thread: SessionThread | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._attempted = trio.Event()
@@ -139,6 +147,7 @@ class PostgresLocker:
         self._thread = thread = SessionThread(
             self._conninfo,
             self._timing,
+            tally=self._tally,
             in_trio=self._token.run_sync_soon,
             attempted=self._attempted.set,
             ended=self._ended.set,

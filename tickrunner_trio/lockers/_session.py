@@ -19,11 +19,12 @@ Invariants:
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
 from ._clock import boot_seconds
 from ._connection import Connection
+from ._losses import Loss
 from ._timing import server_settings
 
 if TYPE_CHECKING:
@@ -91,6 +92,11 @@ class Session:
         """Whether, as far as one can tell from here, the server still has the session."""
         return self._connection.is_open
 
+    @property
+    def loss(self) -> Loss:
+        """Why it is lost; to be asked after an error."""
+        return self._connection.loss
+
     def exchange(self, release: Sequence[int], acquire: Sequence[int], *, deadline: float) -> list[bool]:
         """Let go of some locks, then try others, in one statement; return for each of these whether it was had.
 
@@ -99,11 +105,13 @@ class Session:
         arrays = [b"{%s}" % ",".join(map(str, ids)).encode() for ids in (release, acquire)]
         released, acquired = self._connection.ask_prepared(_NAME, arrays, columns=2, deadline=deadline)
         if released != _all_true(len(release)):
+            self._connection.loss = Loss.MISMATCH
             raise DatabaseUnavailableError(
                 f"the server did not hold a lock that was to be released; of {_shown(release)} it said {released}"
             )
         answers = [answer == "t" for answer in acquired.strip("{}").split(",") if answer]
         if len(answers) != len(acquire):
+            self._connection.loss = Loss.STATEMENT
             raise DatabaseUnavailableError(
                 f"the server answered for {len(answers)} locks where {len(acquire)} were asked"
             )
@@ -112,6 +120,11 @@ class Session:
     def read_unasked(self) -> None:
         """Read what came in while nothing was asked: notices, or the end of the session."""
         self._connection.read_unasked()
+
+    def give_up(self, reason: str) -> NoReturn:
+        """Have done with it, because its last answer came too late."""
+        self._connection.loss = Loss.TIMEOUT
+        raise DatabaseUnavailableError(reason)
 
     def close(self) -> None:
         """Close the socket. The server lets the locks go as soon as it notices. Idempotent, does not block."""

@@ -48,10 +48,12 @@ from .._audit import log_safely
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
 from ._clock import boot_seconds
 from ._lock_book import EXPIRED, LockBook
+from ._losses import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from .._telemetry._meters import SessionTally
     from ._lease import PostgresLease
     from ._lock_book import Answer, Refusal
     from ._session import Session
@@ -76,6 +78,7 @@ class SessionThread:
     Args:
         conninfo: the user's connection string.
         timing: of the lease.
+        tally: of the sessions.
         in_trio: `trio.lowlevel.TrioToken.run_sync_soon`.
         attempted: called in Trio when the first attempt to connect has succeeded or failed, and perhaps again.
         ended: called in Trio as the last thing that the thread does.
@@ -86,11 +89,12 @@ class SessionThread:
         conninfo: str,
         timing: LeaseTiming,
         *,
+        tally: SessionTally,
         in_trio: Callable[..., None],
         attempted: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
-        self.book = LockBook(timing, boot_seconds, self._wake)  #: What callers write into.
+        self.book = LockBook(timing, boot_seconds, self._wake, tally)  #: What callers write into.
         self.seen_at = boot_seconds()  #: When the thread last gave a sign of life.
         self._conninfo = conninfo
         self._timing = timing
@@ -129,6 +133,7 @@ class SessionThread:
     def _run(self) -> None:
         reason = "its PostgresLocker was left"
         refusal: Refusal = (trio.ClosedResourceError, CLOSED)
+        loss: Loss | None = None
         try:
             while True:
                 self._live_through_one_session()
@@ -138,9 +143,10 @@ class SessionThread:
         except BaseException as error:  # noqa: ASYNC103 - no cancellation reaches this thread
             reason = f"the thread of its PostgresLocker died of a bug, {type(error).__name__}; see the log"
             refusal = (RuntimeError, reason)
+            loss = Loss.BUG
             log_safely(_log, logging.CRITICAL, "the thread died of a bug: please report it", exc_info=error)
         finally:
-            self._part(reason, refusal)
+            self._part(reason, refusal, loss)
             self._selector.close()
             self._waker.close()
             self._woken.close()
@@ -155,7 +161,8 @@ class SessionThread:
                 level = logging.DEBUG if self._last_failure is type(error) else logging.WARNING
                 log_safely(_log, level, "cannot connect, and will try on: %s", error)
             self._last_failure = type(error)
-            self._part(str(error), (type(error), f"there is no session with PostgreSQL: {error}"))
+            loss = None if self._session is None else self._session.loss
+            self._part(str(error), (type(error), f"there is no session with PostgreSQL: {error}"), loss)
             self._tell(self._attempted)
 
     def _open(self) -> Session:
@@ -197,13 +204,13 @@ class SessionThread:
             )
             answers = self.book.answered(batch, granted, sent_at)
             if answers is None:
-                raise DatabaseUnavailableError(EXPIRED)
+                session.give_up(EXPIRED)
             if answers:
                 self._tell(functools.partial(_answer_all, answers))
 
-    def _part(self, reason: str, refusal: Refusal) -> None:
+    def _part(self, reason: str, refusal: Refusal, loss: Loss | None) -> None:
         """Refuse what comes, lose what there is, have the work stopped, close the session, answer all who wait."""
-        lost, answers = self.book.lose_session(reason, refusal, left=self._stopping)
+        lost, answers = self.book.lose_session(reason, refusal, None if self._stopping else loss)
         self._tell(functools.partial(_cancel_all, lost), functools.partial(_answer_all, answers))
         session, self._session = self._session, None
         try:
@@ -264,6 +271,7 @@ class SessionThread:
             with contextlib.suppress(BlockingIOError):
                 self._woken.recv(65536)
         for lease in self.book.outlived():
+            lease.overstays()
             log_safely(
                 _log,
                 logging.CRITICAL,

@@ -1,0 +1,168 @@
+"""What a `PostgresLocker` shows of its sessions, and of work that outlives its lease, on a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from postgres_view import backend, instead_of_the_statement, never, nothing, stopped, terminate, until
+from scripted import service
+from telemetry_readers import Meters, key
+
+from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, Outcome, PostgresLocker
+from tickrunner_trio.lockers import _session
+from tickrunner_trio.lockers._losses import Loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tickrunner_trio import Lease, Tick
+    from tickrunner_trio._local_postgres import LocalPostgres
+
+
+@pytest.fixture
+def meters() -> Meters:
+    return Meters()
+
+
+def sessions(meters: Meters) -> tuple[int, dict[str, int]]:
+    """How many were opened, and for which reasons how many were lost."""
+    read = meters.read()
+    lost = {dict(attributes)["error.type"]: count for attributes, count in read["locker.sessions.lost"].items()}
+    assert lost.keys() == {loss.value for loss in Loss}, "a small closed set, each counted from zero"
+    return read["locker.sessions"][key({})], {reason: count for reason, count in lost.items() if count}
+
+
+async def works(lease: Lease) -> None:
+    await trio.sleep_forever()
+
+
+def end_it(dsn: str, patch: pytest.MonkeyPatch) -> None:
+    terminate(dsn)
+
+
+def answer_wrongly(dsn: str, patch: pytest.MonkeyPatch) -> None:
+    instead_of_the_statement(patch, b"SELECT 1 / 0 WHERE $1::bigint[] = $2::bigint[]", acquiring=True)
+
+
+def unlock_nothing(dsn: str, patch: pytest.MonkeyPatch) -> None:
+    granted = b"SELECT array_remove($1::bigint[], 0), ARRAY(SELECT true FROM unnest($2::bigint[]))"
+    instead_of_the_statement(patch, granted, acquiring=True)
+
+
+def break_the_thread(dsn: str, patch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> list[bool]:
+        raise ZeroDivisionError("a bug")
+
+    patch.setattr(_session.Session, "exchange", broken)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [(end_it, "ended"), (answer_wrongly, "statement"), (unlock_nothing, "mismatch"), (break_the_thread, "bug")],
+)
+async def test_a_lost_session_is_counted_by_its_reason(
+    dsn: str,
+    meters: Meters,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[str, pytest.MonkeyPatch], None],
+    reason: str,
+) -> None:
+    locker = PostgresLocker(dsn, meter_provider=meters.provider)
+    assert sessions(meters) == (0, {})
+    async with locker:
+        await locker.with_advisory_lock(4, nothing)
+        assert sessions(meters) == (1, {})
+        with monkeypatch.context() as patch:
+            fault(dsn, patch)
+            with contextlib.suppress(DatabaseUnavailableError, LockerConfigurationError, RuntimeError):
+                await locker.with_advisory_lock(5, nothing)
+            await until(lambda: locker.statistics().sessions_lost == 1)
+        if reason != "bug":
+            await until(lambda: locker.statistics().sessions_opened == 2)
+        assert sessions(meters) == (1 if reason == "bug" else 2, {reason: 1})
+    assert sessions(meters)[1] == {reason: 1}, "to leave it is no loss"
+
+
+async def test_a_server_that_does_not_answer_is_a_timeout(own_postgres: LocalPostgres, meters: Meters) -> None:
+    async with PostgresLocker(own_postgres.dsn, lease=2.0, meter_provider=meters.provider) as locker:
+        with stopped(backend(own_postgres.dsn)), pytest.raises(DatabaseUnavailableError, match="did not reply"):
+            await locker.with_advisory_lock(6, never)
+        await until(lambda: locker.statistics().sessions_opened == 2)
+        assert sessions(meters) == (2, {"timeout": 1})
+
+
+async def test_two_lockers_of_a_provider_add_up(dsn: str, meters: Meters) -> None:
+    one, other = (PostgresLocker(dsn, meter_provider=meters.provider) for _ in range(2))
+    async with one, other:
+        assert sessions(meters) == (2, {})
+    assert sessions(meters) == (2, {})
+    del one
+    assert sessions(meters) == (2, {}), "what a locker that is gone has counted stays while another one goes on"
+    del other
+    assert "locker.sessions" not in meters.read()
+
+
+async def test_work_that_outlives_its_lease_is_counted_for_its_service_while_it_still_runs(
+    dsn: str, meters: Meters
+) -> None:
+    seen: list[int] = []
+
+    async def work(tick: Tick) -> None:
+        terminate(dsn)
+        with trio.CancelScope(shield=True):
+            await until(lambda: meters.of("sweep")["lease.overstayed"])
+        seen.append(meters.of("sweep")["lease.overstayed"])
+
+    async with PostgresLocker(dsn, lease=2.0, meter_provider=meters.provider) as locker:
+        other = service(work, locker, name="other", meter_provider=meters.provider)
+        report = await service(work, locker, meter_provider=meters.provider).tick()
+        assert report.outcome is Outcome.LOCK_LOST
+        assert seen == [1]
+        assert meters.of("other")["lease.overstayed"] == 0
+        del other
+
+
+async def test_a_lease_tells_for_how_long_it_has_been_lost(dsn: str) -> None:
+    seen: list[tuple[float, float]] = []
+
+    async def work(lease: Lease) -> None:
+        assert lease.lost_for() == 0  # type: ignore[attr-defined]
+        ended_at = time.monotonic()
+        terminate(dsn)
+        with trio.CancelScope(shield=True):
+            await until(lambda: lease.lost)
+            await trio.sleep(0.3)
+        lost_for = lease.lost_for()  # type: ignore[attr-defined]
+        seen.append((lost_for, time.monotonic() - ended_at))
+
+    async with PostgresLocker(dsn) as locker:
+        with pytest.raises(LockLostError):
+            await locker.with_advisory_lock(5, work)
+    [(lost_for, since)] = seen
+    assert 0.25 < lost_for <= since
+
+
+async def test_a_lease_that_is_over_is_lost_from_its_end_and_not_from_when_somebody_looked(
+    own_postgres: LocalPostgres,
+) -> None:
+    seen: list[Any] = []
+
+    async def work(lease: Lease) -> None:
+        with stopped(backend(own_postgres.dsn)):
+            asked_at = time.monotonic()
+            # The loop is blocked; the thread sees that no reply comes, or else the lease's end.
+            while not lease.lost:
+                time.sleep(0.01)  # noqa: ASYNC251
+            saw_it = time.monotonic()
+            time.sleep(0.4)  # noqa: ASYNC251
+            seen.append((lease.lost_for(), time.monotonic() - saw_it, time.monotonic() - asked_at))  # type: ignore[attr-defined]
+
+    async with PostgresLocker(own_postgres.dsn, lease=2.0) as locker:
+        with pytest.raises(LockLostError):
+            await locker.with_advisory_lock(5, work)
+    [(lost_for, since_it_was_seen, since_the_fault)] = seen
+    assert since_it_was_seen - 0.1 < lost_for < since_the_fault

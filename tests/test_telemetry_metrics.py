@@ -1,0 +1,317 @@
+"""Metrics: exact points for each outcome under virtual time, one series per name, and nothing kept of what is gone."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.lowlevel
+from scripted import ScriptedLocker, run_for, service, virtually
+from telemetry_readers import Meters
+
+import tickrunner_trio._service
+from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, Outcome, PostgresLocker, Tick
+from tickrunner_trio._telemetry._names import INSTRUMENTS
+
+ALL = {outcome.value for outcome in Outcome}
+
+
+@pytest.fixture
+def meters() -> Meters:
+    return Meters()
+
+
+@pytest.fixture(autouse=True)
+def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tickrunner_trio._service, "jitter", lambda *_: 0.0)
+
+
+async def one_second(tick: Tick) -> None:
+    await trio.sleep(1)
+
+
+async def fails(tick: Tick) -> None:
+    await trio.sleep(1)
+    raise ValueError("no")
+
+
+async def hangs(tick: Tick) -> None:
+    await trio.sleep_forever()
+
+
+async def finds_no_database(tick: Tick) -> None:
+    raise DatabaseUnavailableError("the work's own")
+
+
+def test_a_service_shows_zeros_before_it_has_done_anything(meters: Meters) -> None:
+    made = service(one_second, meter_provider=meters.provider)
+    assert meters.of("sweep") == {
+        "ticks": dict.fromkeys(ALL, 0),
+        "ticks.missed": 0,
+        "interval": 10,
+        "enabled": 1,
+        "consecutive_failures": 0,
+        "lock.held": 0,
+        "lease.overstayed": 0,
+    }
+    assert {dict(each)["outcome"]: dict(each)["result"] for each in meters.read()["ticks"]} == {
+        outcome.value: outcome.result for outcome in Outcome
+    }
+    del made
+
+
+@pytest.mark.parametrize(
+    ("outcome", "fields", "duration", "acquired"),
+    [
+        ("success", {"work": one_second}, 1.0, True),
+        ("failed", {"work": fails}, 1.0, True),
+        ("timed_out", {"work": hangs, "tick_timeout": 3}, 3.0, True),
+        ("lock_lost", {"work": hangs, "locker": ScriptedLocker(answers_after=0.5, loses_after=2)}, 2.0, True),
+        ("unavailable", {"work": finds_no_database}, 0.0, True),
+        ("busy", {"work": one_second, "locker": ScriptedLocker(answers_after=0.5, busy=True)}, 0.5, True),
+        ("locker_error", {"work": hangs, "locker": ScriptedLocker(refuses=LockerConfigurationError())}, 0.0, True),
+        ("unavailable", {"work": hangs, "locker": ScriptedLocker(refuses=DatabaseUnavailableError())}, 0.0, True),
+        ("gated", {"work": one_second, "should_run": lambda: False}, 0.0, False),
+        ("failed", {"work": one_second, "should_run": lambda: 1 / 0}, 0.0, False),
+        ("cancelled", {"work": hangs, "locker": ScriptedLocker(answers_after=60)}, 5.0, False),
+    ],
+)
+def test_each_outcome_is_counted_and_timed_exactly(
+    meters: Meters, outcome: str, fields: dict[str, Any], duration: float, acquired: bool
+) -> None:
+    sweep = service(meter_provider=meters.provider, **fields)
+    virtually(run_for, 5, sweep)
+    seen = meters.of("sweep")
+    waited = fields["locker"].answers_after if acquired and "locker" in fields else 0.0
+    started_late = waited if outcome == "lock_lost" else 0.0  # of the others here, the lateness is that of the gate
+    assert seen["ticks"] == {**dict.fromkeys(ALL, 0), outcome: 1}
+    assert seen["tick.duration"] == {outcome: (1, duration)}
+    assert seen["tick.lateness"] == (1, started_late)
+    assert seen.get("lock.acquire.duration") == ((1, waited) if acquired else None)
+    assert seen["consecutive_failures"] == (1 if Outcome(outcome).result == "error" else 0)
+    assert ("last_success.timestamp" in seen) == (outcome == "success")
+    assert seen["enabled"] == (0 if outcome == "gated" else 1)
+    assert seen["lock.held"] == 0
+
+
+def test_times_are_unix_times_and_those_of_run_end_with_it(meters: Meters) -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            sweep = service(one_second, meter_provider=meters.provider)
+            nursery.start_soon(sweep.run)
+            await trio.sleep(0.5)
+            running = meters.of("sweep")
+            await trio.sleep(1)
+            ticked = meters.of("sweep")
+            sweep.drain()
+            await trio.lowlevel.checkpoint()
+        assert abs(running["service.start.timestamp"] - time.time()) < 60
+        assert "last_tick.timestamp" not in running
+        assert running["lock.held"] == 1
+        assert ticked["last_tick.timestamp"] == pytest.approx(running["service.start.timestamp"] + 1, abs=1e-5)
+        assert ticked["last_success.timestamp"] == ticked["last_tick.timestamp"]
+        assert ticked["lock.held"] == 1  # it holds on
+        drained = meters.of("sweep")
+        assert "service.start.timestamp" not in drained
+        assert drained["lock.held"] == 0
+        assert drained["last_success.timestamp"] == ticked["last_success.timestamp"]
+
+    virtually(main)
+
+
+def test_a_service_that_crashed_still_shows_when_it_was_started(
+    meters: Meters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> float:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(tickrunner_trio._service, "jitter", crash)
+    sweep = service(one_second, meter_provider=meters.provider)
+    with pytest.raises(ZeroDivisionError):
+        virtually(sweep.run)
+    assert "service.start.timestamp" in meters.of("sweep")
+
+
+def test_missed_slots_are_counted(meters: Meters) -> None:
+    async def work(tick: Tick) -> None:
+        if tick.number == 1:
+            await trio.sleep(35)
+
+    sweep = service(work, meter_provider=meters.provider, cadence="replica")
+    virtually(run_for, 36, sweep)
+    # 1 and 2 are missed, since the tick of slot 0 was under way; slot 3 is caught up.
+    assert meters.of("sweep")["ticks.missed"] == 2
+
+
+def test_a_gate_shows_what_it_last_said_and_nothing_before_it_was_asked(meters: Meters) -> None:
+    answers = iter([False, True])
+    sweep = service(one_second, meter_provider=meters.provider, should_run=lambda: next(answers))
+    seen = [meters.of("sweep").get("enabled")]
+    for _ in range(2):
+        virtually(sweep.tick)
+        seen.append(meters.of("sweep")["enabled"])
+    assert seen == [None, 0, 1]
+
+
+def test_a_forced_tick_counts_and_has_no_lateness(meters: Meters) -> None:
+    sweep = service(one_second, meter_provider=meters.provider)
+    virtually(sweep.tick)
+    seen = meters.of("sweep")
+    assert seen["ticks"]["success"] == 1
+    assert "tick.lateness" not in seen
+
+
+def test_two_services_of_one_name_make_one_series_of_each(meters: Meters) -> None:
+    async def main() -> None:
+        locker = ScriptedLocker()
+        first = service(one_second, locker, meter_provider=meters.provider, cadence="replica", interval=20)
+        second = service(fails, locker, meter_provider=meters.provider, cadence="replica")
+        await first.tick()
+        await second.tick()
+        await second.tick()
+        seen.update(meters.of("sweep"))
+        del second
+        gc.collect()
+        without.update(meters.of("sweep"))
+
+    seen: dict[str, Any] = {}
+    without: dict[str, Any] = {}
+    virtually(main)
+    # Counters add up, also those of a service that is gone; gauges show the greatest.
+    assert seen["ticks"] == {**dict.fromkeys(ALL, 0), "success": 1, "failed": 2}
+    assert (seen["interval"], seen["consecutive_failures"]) == (20, 2)
+    assert without["ticks"] == seen["ticks"]
+    assert (without["interval"], without["consecutive_failures"]) == (20, 0)
+
+
+def test_a_service_that_is_gone_leaves_no_series_and_no_object(meters: Meters) -> None:
+    sweep, other = (service(one_second, meter_provider=meters.provider, name=name) for name in ("sweep", "other"))
+    virtually(sweep.tick)
+    gone = weakref.ref(sweep)
+    del sweep
+    gc.collect()
+    assert gone() is None
+    histograms = {"tick.duration", "lock.acquire.duration"}  # the SDK keeps what was recorded
+    assert meters.of("sweep").keys() == histograms
+    assert meters.of("other")["ticks"]["success"] == 0
+    again = service(one_second, meter_provider=meters.provider)
+    assert meters.of("sweep")["ticks"] == dict.fromkeys(ALL, 0)
+    del other, again
+
+
+def test_without_a_reader_nothing_of_a_dropped_service_is_kept(meters: Meters) -> None:
+    def tallies() -> int:
+        gc.collect()
+        return sum(type(each).__name__ == "_ServiceTally" for each in gc.get_objects())
+
+    service(one_second, meter_provider=meters.provider)
+    before = tallies()
+    for number in range(100):
+        service(one_second, meter_provider=meters.provider, name=f"sweep_{number}")
+    assert tallies() <= before + 1  # each registration lets go of those before it
+
+
+def test_services_come_and_go_while_an_exporter_reads(meters: Meters) -> None:
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def export() -> None:
+        try:
+            while not stop.is_set():
+                meters.read()
+        except BaseException as error:
+            failures.append(error)
+
+    exporter = threading.Thread(target=export)
+    exporter.start()
+    try:
+        for number in range(300):
+            sweep = service(one_second, meter_provider=meters.provider, name=f"sweep_{number % 7}")
+            virtually(sweep.tick)
+    finally:
+        stop.set()
+        exporter.join()
+    assert failures == []
+
+
+GLOBAL = """
+import gc, trio
+from opentelemetry import metrics
+from telemetry_readers import Meters
+from scripted import service, virtually
+
+async def work(tick): pass
+
+meters = Meters()
+{}
+for each in (first, second):
+    virtually(each.tick)
+for name in ("first", "second"):
+    seen = meters.of(name)
+    assert seen["ticks"]["success"] == 1, seen
+    assert seen["tick.duration"]["success"][0] == 1, seen
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        # The SDK comes after the services: proxies pass on to it.
+        """
+first, second = service(work, name="first"), service(work, name="second")
+metrics.set_meter_provider(meters.provider)
+""",
+        # Between two, and one of them names it.
+        """
+first = service(work, name="first")
+metrics.set_meter_provider(meters.provider)
+second = service(work, name="second", meter_provider=meters.provider)
+""",
+        # The named one got the instruments before the provider became the global one.
+        """
+first = service(work, name="first", meter_provider=meters.provider)
+second = service(work, name="second")
+metrics.set_meter_provider(meters.provider)
+""",
+    ],
+)
+def test_the_global_provider_serves_whenever_it_is_set(program: str) -> None:
+    path = [each for each in sys.path if each]
+    program = f"import sys; sys.path[:0] = {path!r}\n" + GLOBAL.format(program)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_no_provider_is_refused_with_the_remedy() -> None:
+    for make in (
+        partial(service, one_second, meter_provider="otlp"),
+        partial(PostgresLocker, "", meter_provider="otlp"),
+    ):
+        with pytest.raises(TypeError, match=r"meter_provider must be .*MeterProvider, got 'otlp'"):
+            make()
+
+
+def test_every_instrument_is_seen_with_its_unit_and_attributes(meters: Meters) -> None:
+    async def main() -> Any:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_for, 5, sweep)
+            await trio.sleep(3)
+            return meters.reader.get_metrics_data()
+
+    locker = PostgresLocker("", meter_provider=meters.provider)
+    sweep = service(one_second, meter_provider=meters.provider)
+    data = virtually(main)
+    metrics = {
+        metric.name: (metric.unit, metric.description, set(metric.data.data_points[0].attributes or {}))
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics
+    }
+    assert metrics == {each.name: (each.unit, each.description, set(each.attributes)) for each in INSTRUMENTS}
+    del locker

@@ -1,0 +1,168 @@
+"""Who counts what: a service its ticks, a locker its sessions. How the numbers get out is `_registry`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry.metrics import MeterProvider
+
+from .._outcome import Outcome
+from . import _names as names
+from ._registry import registry_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+
+    from .._health import WorkerHealth
+    from .._outcome import TickReport
+    from ._names import Instrument
+    from ._registry import Reading, Registry
+
+
+class _ServiceTally:
+    """What is known of a service, for the registry to read in whatever thread."""
+
+    __slots__ = ("enabled", "group", "health", "held", "interval", "missed", "overstayed", "started_at", "ticks")
+
+    def __init__(self, health: WorkerHealth, interval: float, enabled: int | None) -> None:
+        self.group = health.name
+        self.interval = interval
+        self.health = health  #: Frozen, and replaced as a whole.
+        self.enabled = enabled  #: What the gate last said; None: it was not asked yet.
+        self.started_at: float | None = None  #: Unix time; None while `Service.run` is not under way.
+        self.ticks = dict.fromkeys(Outcome, 0)
+        self.missed = 0
+        self.held = 0
+        self.overstayed = 0  #: The one number that the session's thread writes.
+
+    def read(self, instrument: Instrument) -> Iterator[Reading]:
+        if instrument is names.TICKS:
+            for outcome, count in self.ticks.items():
+                yield (self.group, outcome.result, outcome.value), count
+        elif (shown := _SHOWN.get(instrument)) is not None and (value := shown(self)) is not None:
+            yield (self.group,), value
+
+
+#: What the instruments of a service show, but for its ticks; None: nothing yet.
+_SHOWN: dict[Instrument, Callable[[_ServiceTally], float | None]] = {
+    names.MISSED: lambda tally: tally.missed,
+    names.LAST_SUCCESS: lambda tally: _unix_time(tally.health.last_success),
+    names.LAST_TICK: lambda tally: _unix_time(tally.health.last_tick),
+    names.STARTED: lambda tally: tally.started_at,
+    names.INTERVAL: lambda tally: tally.interval,
+    names.ENABLED: lambda tally: tally.enabled,
+    names.FAILURES: lambda tally: tally.health.consecutive_failures,
+    names.HELD: lambda tally: 1 if tally.held else 0,
+    names.OVERSTAYED: lambda tally: tally.overstayed,
+}
+
+
+def _unix_time(at: datetime | None) -> float | None:
+    return None if at is None else at.timestamp()
+
+
+class ServiceMeter:
+    """Counts what a service does, and records how long it takes.
+
+    Args:
+        health: of the service, at its beginning.
+        interval: seconds from slot to slot.
+        has_gate: whether it can be disabled.
+        provider: None: the global one.
+    """
+
+    def __init__(
+        self, health: WorkerHealth, interval: float, *, has_gate: bool, provider: MeterProvider | None
+    ) -> None:
+        self._registry = registry = registry_of(checked_meter_provider(provider))
+        self._tally = _ServiceTally(health, interval, None if has_gate else 1)
+        self._duration = registry.histogram(names.DURATION)
+        self._late = registry.histogram(names.LATE)
+        self._acquire = registry.histogram(names.ACQUIRE)
+        self._service = {names.SERVICE: health.name}
+        self._service_and = {outcome: {names.SERVICE: health.name, names.OUTCOME: outcome.value} for outcome in Outcome}
+        registry.add(self, self._tally)
+
+    def run_is_under_way(self, started_at: float | None) -> None:
+        """Take the Unix time at which `Service.run` was entered; None when it has ended in order."""
+        self._tally.started_at = started_at
+
+    def gate_said(self, *, is_open: bool) -> None:
+        """Take what the gate said; one that raised counts as open, since its ticks fail."""
+        self._tally.enabled = int(is_open)
+
+    def slots_missed(self, count: int) -> None:
+        """Count slots that passed without a tick."""
+        self._tally.missed += count
+
+    def lock_is_held(self, by: int) -> None:
+        """Count who works or holds on under the lock: +1 when it is had, -1 when it is let go."""
+        self._tally.held += by
+
+    def count_overstay(self) -> None:
+        """Count work that goes on longer than it may after its lock was lost. For the session's thread."""
+        self._tally.overstayed += 1
+
+    def lock_answered_after(self, seconds: float) -> None:
+        """Record how long it took from asking the locker to the work's start, or to the refusal."""
+        try:
+            self._acquire.record(seconds, self._service)
+        except Exception as error:
+            self._registry.guard.failed("recording a histogram", error)
+
+    def judged(self, report: TickReport, health: WorkerHealth) -> None:
+        """Count a tick and record its times."""
+        tally = self._tally
+        tally.health = health
+        tally.ticks[report.outcome] += 1
+        try:
+            self._duration.record(report.duration, self._service_and[report.outcome])
+            if not report.forced:
+                self._late.record(report.lateness, self._service)
+        except Exception as error:
+            self._registry.guard.failed("recording a histogram", error)
+
+
+class SessionTally:
+    """What a locker counts of its sessions; its session's thread alone writes here.
+
+    Args:
+        reasons: all reasons for which a session is ever lost: a small closed set, each counted from zero.
+    """
+
+    __slots__ = ("group", "lost", "opened")
+
+    def __init__(self, reasons: Iterable[str]) -> None:
+        self.group = ""  # no service has an empty name
+        self.opened = 0
+        self.lost = dict.fromkeys(reasons, 0)
+
+    def read(self, instrument: Instrument) -> Iterator[Reading]:
+        if instrument is names.SESSIONS:
+            yield (), self.opened
+        elif instrument is names.SESSIONS_LOST:
+            for reason, count in self.lost.items():
+                yield (reason,), count
+
+
+class LockerMeter:
+    """Shows a tally of sessions for as long as the locker that owns this lives."""
+
+    def __init__(self, tally: SessionTally, provider: MeterProvider | None) -> None:
+        self._registry: Registry = registry_of(checked_meter_provider(provider))
+        self._registry.add(self, tally)
+
+
+def checked_meter_provider(provider: object) -> MeterProvider | None:
+    """Return it if it is one, or None for the global one.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if provider is None or isinstance(provider, MeterProvider):
+        return provider
+    raise TypeError(
+        f"meter_provider must be an opentelemetry.metrics.MeterProvider, got {provider!r}: "
+        "leave it out to use the global one"
+    )
