@@ -47,7 +47,8 @@ class Replica:
     """One service on one replica, for the length of its phases; then it is gone. Times in seconds."""
 
     phases: Sequence[tuple[str, float]]
-    """What its ticks come to, and until when: an `Outcome`, ``stalled`` (no tick), or ``overstayed`` (a lost lock)."""
+    """What its ticks come to, and until when: an `Outcome`; ``overstayed``, a lost lock; ``stalled``, they do not come;
+    ``ended``, neither, since `Service.run` has returned."""
     instance: str = "a"
     job: str = "app"
     service: str = "sweep"
@@ -60,16 +61,15 @@ class Replica:
     def samples(self, scraped_at: Sequence[float]) -> dict[str, list[str]]:
         """Each series by its name and labels, with a value for each scrape, in promtool's notation."""
         columns: dict[str, list[str]] = {}
-        state, ticks, there = _State(self), self._ticks(), False
+        state, ticks = _State(self), self._ticks()
         for index, at in enumerate(scraped_at):
-            was_there = there
             there = self.starts_at <= at < self.phases[-1][1] and not self.unscraped[0] <= at < self.unscraped[1]
             state.advance(ticks, at)
-            found = state.series() if there else dict.fromkeys(columns, "stale" if was_there else "_")
-            for key, value in found.items():
-                column = columns.setdefault(key, [])
-                column += ["_"] * (index - len(column))
-                column.append(str(value))
+            found = state.series() if there else {}
+            for key in columns.keys() | found.keys():
+                column = columns.get(key) or columns.setdefault(key, ["_"] * index)
+                has_just_gone = bool(column) and column[-1] not in {"_", "stale"}
+                column.append(str(found.get(key, "stale" if has_just_gone else "_")))
         return columns
 
     def _ticks(self) -> Iterator[tuple[float, str]]:
@@ -93,6 +93,7 @@ class _State:
         self._overstayed = 0
         self._failures = 0
         self._enabled = 1
+        self._ended = False
         self._last_tick: float | None = None
         self._last_success: float | None = None
 
@@ -103,7 +104,8 @@ class _State:
             self._coming = next(ticks, None)
 
     def _tick(self, at: float, word: str) -> None:
-        if word == "stalled":
+        self._ended = word == "ended"
+        if word in {"stalled", "ended"}:
             return
         outcome = Outcome("lock_lost" if word == "overstayed" else word)
         self._ticks[outcome] += 1
@@ -127,8 +129,9 @@ class _State:
             f"tickrunner_consecutive_failures{{{service}}}": self._failures,
             f"tickrunner_lease_overstayed_total{{{service}}}": self._overstayed,
         }
-        timestamps = {"service_start": self._replica.starts_at, "last_tick": self._last_tick}
-        for name, timestamp in (timestamps | {"last_success": self._last_success}).items():
+        started_at = None if self._ended else self._replica.starts_at
+        timestamps = {"service_start": started_at, "last_tick": self._last_tick, "last_success": self._last_success}
+        for name, timestamp in timestamps.items():
             if timestamp is not None:
                 found[f"tickrunner_{name}_timestamp_seconds{{{service}}}"] = timestamp + self._replica.clock_ahead
         for outcome, count in self._ticks.items():

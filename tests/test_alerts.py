@@ -293,9 +293,9 @@ def test_nobody_runs_fires_after_5_minutes_and_ends_a_day_after_or_with_a_replic
     assert_alerts(
         replica(("success", 30 * MINUTE)),
         until=25 * HOUR,
-        scrape=60,
-        evaluate=60,
-        NobodyRuns=(35 * MINUTE, DAY + 30 * MINUTE),  # last recorded at 29:00
+        scrape=120,
+        evaluate=120,
+        NobodyRuns=(36 * MINUTE, DAY + 30 * MINUTE),  # last recorded at 28:00
     )
     assert_alerts(
         replica(("success", 30 * MINUTE)),
@@ -318,6 +318,15 @@ def test_nobody_runs_fires_when_no_target_can_be_scraped() -> None:
         replica(("success", 3 * HOUR), unscraped=(30 * MINUTE, 40 * MINUTE)),
         until=2 * HOUR,
         NobodyRuns=(35 * MINUTE, 40 * MINUTE),
+    )
+
+
+def test_nobody_runs_fires_when_run_has_ended_in_a_process_that_lives_on() -> None:
+    # Seen with the tick that does not come, at 30:30.
+    assert_alerts(
+        replica(("success", 30 * MINUTE), ("ended", 3 * HOUR)),
+        until=2 * HOUR,
+        NobodyRuns=36 * MINUTE,
     )
 
 
