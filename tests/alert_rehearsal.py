@@ -10,15 +10,13 @@ import dataclasses
 import itertools
 import json
 import math
-import os
-import shutil
 import subprocess
 import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
+from prometheus import program
 
 from tickrunner_trio import Outcome
 
@@ -27,19 +25,6 @@ if TYPE_CHECKING:
 
 RULES = Path(__file__).parents[1] / "dashboards" / "alerts.yml"
 MINUTE, HOUR, DAY = 60, 3600, 86400
-
-
-def program(name: str) -> str:
-    """The path of `prometheus` or `promtool`. Without it the test is skipped; with CI set it fails, unless CI says so."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
-    if found := shutil.which(name, path=path):
-        return found
-    reason = f"there is no {name} on this machine: apt-get install prometheus"
-    if os.environ.get("CI") and not os.environ.get("TICKRUNNER_TEST_WITHOUT_PROMETHEUS"):
-        pytest.fail(
-            f"{reason} (with CI set, this is a reason to skip only with TICKRUNNER_TEST_WITHOUT_PROMETHEUS set)"
-        )
-    pytest.skip(reason)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from alert_rehearsal import DAY, HOUR, MINUTE, RULES, Replica, assert_alerts, program
+from alert_rehearsal import DAY, HOUR, MINUTE, RULES, Replica, assert_alerts
+from prometheus import program
 
 if TYPE_CHECKING:
     from pathlib import Path
