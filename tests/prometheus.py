@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 _PATIENCE = 30.0
 
 # `exec` would lose the lifeline. There is nothing to save, so nothing to wait for either.
-_SHELL = 'directory=$1; shift; "$@" >"$directory/log" 2>&1 & read -r _; kill -9 $!; wait $!; rm -rf "$directory"'
+_SHELL = (
+    'directory=$1; shift; "$@" >"$directory/log" 2>&1 & echo $! >"$directory/pid"; '
+    'read -r _; kill -9 $!; wait $!; rm -rf "$directory"'
+)
 
 
 def program(name: str = "prometheus") -> str:
@@ -47,8 +50,14 @@ def program(name: str = "prometheus") -> str:
 class Prometheus:
     """A running Prometheus. Made by `prometheus`."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, directory: Path) -> None:
         self._url = f"http://127.0.0.1:{port}/"
+        self.directory = directory
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return int((self.directory / "pid").read_text())
 
     def get(self, path: str, **parameters: str | float) -> Any:
         """Return what the API answers; without ``data`` if there is none."""
@@ -99,10 +108,11 @@ def prometheus(rules: Path, targets: Mapping[str, int], *, job: str, every: str)
     with subprocess.Popen(
         ["/bin/sh", "-c", _SHELL, "sh", str(directory), path, *options],
         stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # where the shell says "Killed"
         cwd="/",
         start_new_session=True,  # out of the reach of a Ctrl-C
     ) as shell:
-        server = Prometheus(port)
+        server = Prometheus(port, directory)
         _wait_until_it_answers(server, directory, shell)
         yield server
     assert not directory.exists()
