@@ -41,6 +41,7 @@ class Replica:
     starts_at: float = 0
     clock_ahead: float = 0  #: By so much its timestamps are wrong.
     unscraped: tuple[float, float] = (math.inf, math.inf)  #: From when until when no scrape succeeds.
+    every: int = 1  #: It is there for each so many-th scrape only: targets are scraped one after the other.
     locker: str = "postgres"
 
     def samples(self, scraped_at: Sequence[float]) -> dict[str, list[str]]:
@@ -54,7 +55,8 @@ class Replica:
             for key in columns.keys() | found.keys():
                 column = columns.get(key) or columns.setdefault(key, ["_"] * index)
                 has_just_gone = bool(column) and column[-1] not in {"_", "stale"}
-                column.append(str(found.get(key, "stale" if has_just_gone else "_")))
+                value = str(found.get(key, "stale" if has_just_gone else "_"))
+                column.append("_" if index % self.every else value)
         return columns
 
     def _ticks(self) -> Iterator[tuple[float, str]]:
@@ -146,8 +148,40 @@ def assert_alerts(
         rules: the file of rules.
         expected: when each alert fires, by its name without ``Tickrunner``. It may end an evaluation earlier.
     """
-    told = _promtool(list(_looks(expected, until, evaluate)), replicas, until, scrape, evaluate, rules)
-    assert told is None, told
+    scraped_at = range(0, int(until) + scrape, scrape)
+    series: dict[str, list[str]] = {}
+    for replica in replicas:
+        samples = replica.samples(scraped_at)
+        for key in samples.keys() & series.keys():  # of the process, not of one of its services
+            assert samples.pop(key) == series[key]
+        series |= samples
+    test = {
+        "interval": f"{scrape}s",
+        "input_series": [{"series": key, "values": _shortened(values)} for key, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": expr,
+                "eval_time": f"{int(at)}s",
+                "exp_samples": [] if answer is None else [{"labels": f'{{alertname="{answer}"}}', "value": 1}],
+            }
+            for expr, at, answer in _looks(expected, until, evaluate)
+        ],
+    }
+    plan = {"rule_files": [str(rules)], "evaluation_interval": f"{evaluate}s", "tests": [test]}
+    complaint = _complaint_of_promtool(plan)
+    assert complaint is None, complaint
+
+
+def _complaint_of_promtool(plan: dict[str, object]) -> str | None:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "rehearsal.yml")
+        file.write_text(json.dumps(plan), encoding="utf-8")  # JSON is YAML
+        command = [program("promtool"), "test", "rules", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode == 0:
+        assert "SUCCESS" in done.stdout
+        return None
+    return done.stdout + done.stderr
 
 
 def _looks(
@@ -175,46 +209,12 @@ def _looks(
 
 
 def _shortened(values: Sequence[str]) -> str:
-    """The values with runs of one value as one word."""
-    runs = [(value, len(list(run))) for value, run in itertools.groupby(values)]
-    return " ".join(value if times == 1 else f"_x{times}" if value == "_" else f"{value}x{times - 1}" for value, times in runs)
+    """The values in promtool's notation, runs of one value as one word."""
+    runs = ((value, len(list(run))) for value, run in itertools.groupby(values))
+    return " ".join(_run(value, length) for value, length in runs)
 
 
-def _promtool(
-    looks: list[tuple[str, float, str | None]],
-    replicas: Sequence[Replica],
-    until: float,
-    scrape: int,
-    evaluate: int,
-    rules: Path,
-) -> str | None:
-    """Ask promtool; return what it complains of."""
-    scraped_at = range(0, int(until) + scrape, scrape)
-    series: dict[str, list[str]] = {}
-    for replica in replicas:
-        samples = replica.samples(scraped_at)
-        for key in samples.keys() & series.keys():  # of the process, not of one of its services
-            assert samples.pop(key) == series[key]
-        series |= samples
-    test = {
-        "interval": f"{scrape}s",
-        "input_series": [{"series": key, "values": _shortened(values)} for key, values in series.items()],
-        "promql_expr_test": [
-            {
-                "expr": expr,
-                "eval_time": f"{int(at)}s",
-                "exp_samples": [] if answer is None else [{"labels": f'{{alertname="{answer}"}}', "value": 1}],
-            }
-            for expr, at, answer in looks
-        ],
-    }
-    with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory, "rehearsal.yml")  # JSON is YAML
-        plan = {"rule_files": [str(rules)], "evaluation_interval": f"{evaluate}s", "tests": [test]}
-        file.write_text(json.dumps(plan), encoding="utf-8")
-        command = [program("promtool"), "test", "rules", str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    if done.returncode == 0:
-        assert "SUCCESS" in done.stdout
-        return None
-    return done.stdout + done.stderr
+def _run(value: str, length: int) -> str:
+    if length == 1:
+        return value
+    return f"_x{length}" if value == "_" else f"{value}x{length - 1}"

@@ -35,7 +35,7 @@ _SHELL = (
 
 
 def program(name: str = "prometheus") -> str:
-    """The path of `prometheus` or `promtool`. Without it, the test is skipped; with CI set it fails, unless CI says so."""
+    """The path of `prometheus` or `promtool`. Without, the test is skipped; with CI it fails, unless CI has none."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
     if found := shutil.which(name, path=path):
         return found

@@ -6,7 +6,6 @@ Times are exact. An alert fires at the first evaluation at which its condition h
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +23,24 @@ def _needs_promtool() -> None:
 
 def replica(*phases: tuple[str, float], **more: object) -> Replica:
     return Replica(phases=phases, **more)  # type: ignore[arg-type]
+
+
+def test_a_rehearsal_finds_an_alert_that_is_missing_early_late_or_too_much(tmp_path: Path) -> None:
+    def rehearse(rules: Path = RULES, **expected: float) -> None:
+        assert_alerts(replica(("success", 30 * MINUTE), ("busy", HOUR)), until=40 * MINUTE, rules=rules, **expected)
+
+    rehearse(NoSuccess=36 * MINUTE)
+    silent = tmp_path / "silent.yml"
+    silent.write_text(RULES.read_text(encoding="utf-8").replace("for: 2m", "for: 2d"), encoding="utf-8")
+    for wrong in (35 * MINUTE, 37 * MINUTE):
+        with pytest.raises(AssertionError, match="TickrunnerNoSuccess"):
+            rehearse(NoSuccess=wrong)
+    with pytest.raises(AssertionError, match="TickrunnerNoSuccess"):
+        rehearse()
+    with pytest.raises(AssertionError, match="TickrunnerNoSuccess"):
+        rehearse(silent, NoSuccess=36 * MINUTE)
+    with pytest.raises(AssertionError, match="TickrunnerStalled"):
+        rehearse(NoSuccess=36 * MINUTE, Stalled=36 * MINUTE)
 
 
 # -- A healthy fleet is silent -----------------------------------------------------------------------------------------
@@ -48,6 +65,17 @@ def test_a_healthy_fleet_is_silent_at_any_interval(interval: float, scrape: int,
         until=until - 300,
         scrape=scrape,
         evaluate=evaluate,
+    )
+
+
+def test_replicas_that_are_scraped_at_different_times_are_silent() -> None:
+    # What the holder did is known up to 45 s later than what the standby did: many intervals of a second.
+    assert_alerts(
+        replica(("success", HOUR), interval=1, instance="holder", every=4),
+        replica(("busy", HOUR), interval=1, instance="standby"),
+        until=50 * MINUTE,
+        scrape=15,
+        evaluate=15,
     )
 
 
@@ -78,6 +106,14 @@ def test_a_service_that_is_disabled_on_every_replica_is_silent(alert: str) -> No
     if alert == "overstayed":
         expected["LeaseOverstayed"] = expected["LockLost"]
     assert_alerts(*disabled, until=2.5 * HOUR, **expected)
+
+
+def test_a_replica_that_runs_it_no_more_does_not_enable_it() -> None:
+    assert_alerts(
+        replica(("success", 10 * MINUTE), ("ended", 3 * HOUR), instance="a"),
+        replica(("success", 10 * MINUTE), ("gated", 3 * HOUR), instance="b"),
+        until=2 * HOUR,
+    )
 
 
 def test_a_service_that_was_disabled_when_its_replicas_went_is_silent() -> None:
@@ -134,6 +170,14 @@ def test_a_deploy_hides_no_failure_that_it_brings() -> None:
         replica(("busy", 2 * HOUR), instance="b", starts_at=29 * MINUTE),
         until=HOUR,
         NoSuccess=35 * MINUTE,  # the success of 29:30 came after the last scrape of a
+    )
+
+
+def test_while_a_deploy_makes_the_interval_longer_the_longer_one_counts() -> None:
+    assert_alerts(
+        replica(("success", 30 * MINUTE), ("busy", 40 * MINUTE), instance="a"),
+        replica(("busy", 34 * MINUTE), ("success", 3 * HOUR), instance="b", interval=600, starts_at=29 * MINUTE),
+        until=2 * HOUR,
     )
 
 
@@ -282,9 +326,7 @@ def test_failing_is_silent_while_another_replica_succeeds() -> None:
 @pytest.mark.parametrize("outcome", ["failed", "timed_out", "locker_error"])
 def test_failing_needs_no_success_before(outcome: str) -> None:
     # Seen: the third failure, of 2:30, at 3:00. Four intervals after the start: 5:00.
-    assert_alerts(
-        replica((outcome, 2 * HOUR)), until=HOUR, Failing=4 * MINUTE, NeverSucceeded=7 * MINUTE
-    )
+    assert_alerts(replica((outcome, 2 * HOUR)), until=HOUR, Failing=4 * MINUTE, NeverSucceeded=7 * MINUTE)
 
 
 # -- Nobody runs it ----------------------------------------------------------------------------------------------------

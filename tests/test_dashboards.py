@@ -57,11 +57,8 @@ def test_the_rules_and_the_dashboard_name_only_what_is_exported() -> None:
 
 
 def test_a_name_that_is_not_exported_would_be_found() -> None:
-    assert names_in('max by (job, tickrunner_servise) (tickrunner_interval{error_type="x"}) > fleet:tickrunner_enabled:max') == {
-        "tickrunner_servise",
-        "tickrunner_interval",
-        "error_type",
-    }
+    expr = 'max by (job, tickrunner_servise) (tickrunner_interval{error_type="x"}) > fleet:tickrunner_enabled:max'
+    assert names_in(expr) == {"tickrunner_servise", "tickrunner_interval", "error_type"}
 
 
 def test_each_record_that_an_alert_uses_is_made_before() -> None:
@@ -93,7 +90,8 @@ def test_a_panel_says_what_to_do_and_asks_the_data_source_that_was_chosen(panel:
 
 def test_each_expression_keeps_to_the_job_and_the_service_that_were_chosen() -> None:
     for target in TARGETS:
-        for name, selector in re.findall(r"\b(tickrunner_\w+(?:total|seconds|bucket|enabled|failures|held))\b(\{.*?\})?", target["expr"]):
+        series = r"\b({})\b({{.*?}})?".format("|".join(exported()))
+        for name, selector in re.findall(series, target["expr"]):
             assert 'job=~"$job"' in selector, (name, target["expr"])
             assert ('tickrunner_service=~"$service"' in selector) == ("locker_sessions" not in name)
 
