@@ -250,6 +250,18 @@ def test_an_outage_of_hours_is_not_counted_against_the_service_that_comes_back_a
     )
 
 
+def test_a_service_that_nobody_ran_for_a_day_begins_anew() -> None:
+    assert_alerts(
+        replica(("success", 30 * MINUTE)),
+        replica(("busy", 30 * HOUR), starts_at=26 * HOUR, instance="b"),
+        until=27 * HOUR,
+        scrape=120,
+        evaluate=120,
+        NobodyRuns=(36 * MINUTE, DAY + 30 * MINUTE),
+        NeverSucceeded=26 * HOUR + 8 * MINUTE,
+    )
+
+
 def test_a_clock_that_was_years_ahead_hides_nothing_once_it_is_gone() -> None:
     # Its success and its start count as now, up to 34:00, as long as its last sample, of 29:20, is looked at.
     assert_alerts(
@@ -290,6 +302,17 @@ def test_never_succeeded_counts_from_the_first_start_however_often_replicas_are_
     assert_alerts(*fleet, until=40 * MINUTE, NeverSucceeded=7 * MINUTE)
 
 
+def test_never_succeeded_counts_from_the_oldest_start_when_prometheus_comes_later() -> None:
+    # The first evaluation that sees them is that of 240 s; 400 s after the first start is past at 480 s.
+    assert_alerts(
+        replica(("busy", 2 * HOUR), starts_at=30, interval=100, instance="a"),
+        replica(("busy", 2 * HOUR), starts_at=200, interval=100, instance="b"),
+        until=HOUR,
+        evaluate=240,
+        NeverSucceeded=720,
+    )
+
+
 # -- Failing -----------------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +343,19 @@ def test_failing_is_silent_while_another_replica_succeeds() -> None:
         replica(("success", 30 * MINUTE), ("failed", 2 * HOUR), instance="a"),
         replica(("busy", 30 * MINUTE), ("success", 2 * HOUR), instance="b"),
         until=HOUR,
+    )
+
+
+def test_failing_is_silent_when_one_run_is_missed_long_after_the_failures() -> None:
+    # The success of 125 is followed by that of 145.
+    assert_alerts(
+        replica(("success", 60 * MINUTE), ("failed", 90 * MINUTE), ("busy", 9 * HOUR), instance="a", interval=600),
+        replica(
+            *(("busy", 60 * MINUTE), ("success", 130 * MINUTE), ("busy", 140 * MINUTE), ("success", 9 * HOUR)),
+            instance="b",
+            interval=600,
+        ),
+        until=3 * HOUR,
     )
 
 
@@ -396,6 +432,21 @@ def test_database_unavailable_is_told_by_ticks_alone_where_the_locker_has_no_ses
     )
 
 
+def test_two_unavailable_ticks_are_enough_at_up_to_5_minutes_where_the_locker_has_no_sessions() -> None:
+    # Of 31:00 and 34:00; the success of 28:00 is just out of range.
+    assert_alerts(
+        replica(("success", 30 * MINUTE), ("unavailable", 2 * HOUR), interval=180, locker="memory"),
+        until=40 * MINUTE,
+        DatabaseUnavailable=35 * MINUTE,
+    )
+
+
+def test_unavailable_ticks_of_longer_intervals_are_none_where_the_locker_has_no_sessions() -> None:
+    assert_alerts(
+        replica(("success", 30 * MINUTE), ("unavailable", 2 * HOUR), interval=660, locker="memory"), until=50 * MINUTE
+    )
+
+
 def test_one_unavailable_tick_is_none_where_the_locker_has_no_sessions() -> None:
     one = ("unavailable", 1.7 * HOUR)
     assert_alerts(
@@ -422,6 +473,27 @@ def test_database_unavailable_is_silent_while_one_replica_has_an_answer() -> Non
         replica(("success", 30 * MINUTE), ("unavailable", 2 * HOUR), instance="a"),
         replica(("busy", 30 * MINUTE), ("success", 2 * HOUR), instance="b"),
         until=HOUR,
+    )
+
+
+def test_busy_is_an_answer_of_the_database() -> None:
+    assert_alerts(
+        replica(("success", 30 * MINUTE), ("unavailable", 2 * HOUR), instance="a"),
+        replica(("busy", 2 * HOUR), instance="b"),
+        until=HOUR,
+        NoSuccess=36 * MINUTE,
+    )
+
+
+def test_database_unavailable_is_silent_while_one_replica_has_a_session() -> None:
+    # No tick of the hourly service has an answer for most of the hour.
+    until = 2 * HOUR
+    assert_alerts(
+        replica(("unavailable", until), service="beat", instance="a"),
+        replica(("stalled", until), interval=HOUR, instance="a", locker="memory"),
+        replica(("success", until), service="beat", instance="b"),
+        replica(("success", until), interval=HOUR, instance="b"),
+        until=50 * MINUTE,
     )
 
 
