@@ -115,7 +115,7 @@ def bench(session: nox.Session) -> None:
     """Measure what benchmarks/README.md lists; fail when a figure is out of its bound."""
     install(session, "bench", extras="[demo,otel]")
     missed = []
-    for benchmark in ("benchmarks/memory.py", "benchmarks/lockers.py"):
+    for benchmark in ("benchmarks/memory.py", "benchmarks/lockers.py", "benchmarks/telemetry.py"):
         try:
             session.run("python", benchmark)
         except nox.command.CommandFailed:  # the others are worth seeing all the same

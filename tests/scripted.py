@@ -71,10 +71,10 @@ class ScriptedLocker:
         return True
 
 
-def service(work: Any, locker: Any = None, *, meter_provider: Any = None, **fields: Any) -> Service:
-    """A service named "sweep", every 10 seconds, unless told otherwise."""
+def service(work: Any, locker: Any = None, *, telemetry: Any = None, **fields: Any) -> Service:
+    """A service named "sweep", every 10 seconds, unless told otherwise; ``telemetry`` is for `Service` itself."""
     fields = {"name": "sweep", "interval": 10, "locker": ScriptedLocker() if locker is None else locker, **fields}
-    return Service(Config(work=work, **fields), meter_provider=meter_provider)
+    return Service(Config(work=work, **fields), **(telemetry or {}))
 
 
 def virtually(main: Callable[..., Awaitable[Any]], *args: Any) -> Any:

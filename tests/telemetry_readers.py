@@ -30,6 +30,7 @@ class Meters:
     def __init__(self) -> None:
         self.reader = InMemoryMetricReader()
         self.provider = MeterProvider([self.reader], shutdown_on_exit=False)
+        self.given = {"meter_provider": self.provider}  #: To a `Service`.
 
     def read(self) -> dict[str, dict[Key, Any]]:
         """Each instrument's points: a number, or of a histogram the count and the sum."""
@@ -71,6 +72,7 @@ class Traces:
         self.exporter = InMemorySpanExporter()
         self.provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.given = {"tracer_provider": self.provider}  #: To a `Service`.
 
     @property
     def spans(self) -> tuple[ReadableSpan, ...]:

@@ -118,8 +118,8 @@ async def test_work_that_outlives_its_lease_is_counted_for_its_service_while_it_
         seen.append(meters.of("sweep")["lease.overstayed"])
 
     async with PostgresLocker(dsn, lease=2.0, meter_provider=meters.provider) as locker:
-        other = service(work, locker, name="other", meter_provider=meters.provider)
-        report = await service(work, locker, meter_provider=meters.provider).tick()
+        other = service(work, locker, name="other", telemetry=meters.given)
+        report = await service(work, locker, telemetry=meters.given).tick()
         assert report.outcome is Outcome.LOCK_LOST
         assert seen == [1]
         assert meters.of("other")["lease.overstayed"] == 0

@@ -52,7 +52,7 @@ async def finds_no_database(tick: Tick) -> None:
 
 
 def test_a_service_shows_zeros_before_it_has_done_anything(meters: Meters) -> None:
-    made = service(one_second, meter_provider=meters.provider)
+    made = service(one_second, telemetry=meters.given)
     assert meters.of("sweep") == {
         "ticks": dict.fromkeys(ALL, 0),
         "ticks.missed": 0,
@@ -87,7 +87,7 @@ def test_a_service_shows_zeros_before_it_has_done_anything(meters: Meters) -> No
 def test_each_outcome_is_counted_and_timed_exactly(
     meters: Meters, outcome: str, fields: dict[str, Any], duration: float, acquired: bool
 ) -> None:
-    sweep = service(meter_provider=meters.provider, **fields)
+    sweep = service(telemetry=meters.given, **fields)
     virtually(run_for, 5, sweep)
     seen = meters.of("sweep")
     waited = fields["locker"].answers_after if acquired and "locker" in fields else 0.0
@@ -105,7 +105,7 @@ def test_each_outcome_is_counted_and_timed_exactly(
 def test_times_are_unix_times_and_those_of_run_end_with_it(meters: Meters) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            sweep = service(one_second, meter_provider=meters.provider)
+            sweep = service(one_second, telemetry=meters.given)
             nursery.start_soon(sweep.run)
             await trio.sleep(0.5)
             running = meters.of("sweep")
@@ -134,7 +134,7 @@ def test_a_service_that_crashed_still_shows_when_it_was_started(
         raise ZeroDivisionError
 
     monkeypatch.setattr(tickrunner_trio._service, "jitter", crash)
-    sweep = service(one_second, meter_provider=meters.provider)
+    sweep = service(one_second, telemetry=meters.given)
     with pytest.raises(ZeroDivisionError):
         virtually(sweep.run)
     assert "service.start.timestamp" in meters.of("sweep")
@@ -145,7 +145,7 @@ def test_missed_slots_are_counted(meters: Meters) -> None:
         if tick.number == 1:
             await trio.sleep(35)
 
-    sweep = service(work, meter_provider=meters.provider, cadence="replica")
+    sweep = service(work, telemetry=meters.given, cadence="replica")
     virtually(run_for, 36, sweep)
     # 1 and 2 are missed, since the tick of slot 0 was under way; slot 3 is caught up.
     assert meters.of("sweep")["ticks.missed"] == 2
@@ -153,7 +153,7 @@ def test_missed_slots_are_counted(meters: Meters) -> None:
 
 def test_a_gate_shows_what_it_last_said_and_nothing_before_it_was_asked(meters: Meters) -> None:
     answers = iter([False, True])
-    sweep = service(one_second, meter_provider=meters.provider, should_run=lambda: next(answers))
+    sweep = service(one_second, telemetry=meters.given, should_run=lambda: next(answers))
     seen = [meters.of("sweep").get("enabled")]
     for _ in range(2):
         virtually(sweep.tick)
@@ -162,7 +162,7 @@ def test_a_gate_shows_what_it_last_said_and_nothing_before_it_was_asked(meters: 
 
 
 def test_a_forced_tick_counts_and_has_no_lateness(meters: Meters) -> None:
-    sweep = service(one_second, meter_provider=meters.provider)
+    sweep = service(one_second, telemetry=meters.given)
     virtually(sweep.tick)
     seen = meters.of("sweep")
     assert seen["ticks"]["success"] == 1
@@ -172,8 +172,8 @@ def test_a_forced_tick_counts_and_has_no_lateness(meters: Meters) -> None:
 def test_two_services_of_one_name_make_one_series_of_each(meters: Meters) -> None:
     async def main() -> None:
         locker = ScriptedLocker()
-        first = service(one_second, locker, meter_provider=meters.provider, cadence="replica", interval=20)
-        second = service(fails, locker, meter_provider=meters.provider, cadence="replica")
+        first = service(one_second, locker, telemetry=meters.given, cadence="replica", interval=20)
+        second = service(fails, locker, telemetry=meters.given, cadence="replica")
         await first.tick()
         await second.tick()
         await second.tick()
@@ -193,7 +193,7 @@ def test_two_services_of_one_name_make_one_series_of_each(meters: Meters) -> Non
 
 
 def test_a_service_that_is_gone_leaves_no_series_and_no_object(meters: Meters) -> None:
-    sweep, other = (service(one_second, meter_provider=meters.provider, name=name) for name in ("sweep", "other"))
+    sweep, other = (service(one_second, telemetry=meters.given, name=name) for name in ("sweep", "other"))
     virtually(sweep.tick)
     gone = weakref.ref(sweep)
     del sweep
@@ -202,7 +202,7 @@ def test_a_service_that_is_gone_leaves_no_series_and_no_object(meters: Meters) -
     histograms = {"tick.duration", "lock.acquire.duration"}  # the SDK keeps what was recorded
     assert meters.of("sweep").keys() == histograms
     assert meters.of("other")["ticks"]["success"] == 0
-    again = service(one_second, meter_provider=meters.provider)
+    again = service(one_second, telemetry=meters.given)
     assert meters.of("sweep")["ticks"] == dict.fromkeys(ALL, 0)
     del other, again
 
@@ -212,10 +212,10 @@ def test_without_a_reader_nothing_of_a_dropped_service_is_kept(meters: Meters) -
         gc.collect()
         return sum(type(each).__name__ == "_ServiceTally" for each in gc.get_objects())
 
-    service(one_second, meter_provider=meters.provider)
+    service(one_second, telemetry=meters.given)
     before = tallies()
     for number in range(100):
-        service(one_second, meter_provider=meters.provider, name=f"sweep_{number}")
+        service(one_second, telemetry=meters.given, name=f"sweep_{number}")
     assert tallies() <= before + 1  # each registration lets go of those before it
 
 
@@ -234,7 +234,7 @@ def test_services_come_and_go_while_an_exporter_reads(meters: Meters) -> None:
     exporter.start()
     try:
         for number in range(300):
-            sweep = service(one_second, meter_provider=meters.provider, name=f"sweep_{number % 7}")
+            sweep = service(one_second, telemetry=meters.given, name=f"sweep_{number % 7}")
             virtually(sweep.tick)
     finally:
         stop.set()
@@ -273,11 +273,11 @@ metrics.set_meter_provider(meters.provider)
         """
 first = service(work, name="first")
 metrics.set_meter_provider(meters.provider)
-second = service(work, name="second", meter_provider=meters.provider)
+second = service(work, name="second", telemetry=meters.given)
 """,
         # The named one got the instruments before the provider became the global one.
         """
-first = service(work, name="first", meter_provider=meters.provider)
+first = service(work, name="first", telemetry=meters.given)
 second = service(work, name="second")
 metrics.set_meter_provider(meters.provider)
 """,
@@ -292,7 +292,7 @@ def test_the_global_provider_serves_whenever_it_is_set(program: str) -> None:
 
 def test_what_is_no_provider_is_refused_with_the_remedy() -> None:
     for make in (
-        partial(service, one_second, meter_provider="otlp"),
+        partial(service, one_second, telemetry={"meter_provider": "otlp"}),
         partial(PostgresLocker, "", meter_provider="otlp"),
     ):
         with pytest.raises(TypeError, match=r"meter_provider must be .*MeterProvider, got 'otlp'"):
@@ -307,7 +307,7 @@ def test_every_instrument_is_seen_with_its_unit_and_attributes(meters: Meters) -
             return meters.reader.get_metrics_data()
 
     locker = PostgresLocker("", meter_provider=meters.provider)
-    sweep = service(one_second, meter_provider=meters.provider)
+    sweep = service(one_second, telemetry=meters.given)
     data = virtually(main)
     metrics = {
         metric.name: (metric.unit, metric.description, set(metric.data.data_points[0].attributes or {}))

@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 
     from ._config import Config, Logger
     from ._telemetry._meters import ServiceMeter
+    from ._telemetry._spans import ServiceTracer, TickSpan
     from .abc import Lease
+
+
+_log = logging.getLogger("tickrunner_trio.telemetry")
 
 
 class Attempt:
@@ -54,11 +58,13 @@ class Attempt:
         scheduled_at: the slot, in seconds of Trio's clock.
         forced: whether `Service.tick` asked for it.
         meter: of the service.
+        tracer: of the service.
         publish: told the report and when it was judged; it must not raise.
     """
 
     __slots__ = (
         "_approach",
+        "_asked_at",
         "_begun",
         "_config",
         "_lock_id",
@@ -66,6 +72,8 @@ class Attempt:
         "_meter",
         "_number",
         "_publish",
+        "_span",
+        "_tracer",
         "_utc_offset",
         "_work",
         "forced",
@@ -86,6 +94,7 @@ class Attempt:
         scheduled_at: float,
         forced: bool,
         meter: ServiceMeter,
+        tracer: ServiceTracer,
         publish: Callable[[TickReport, datetime], None],
     ) -> None:
         self._config = config
@@ -95,9 +104,12 @@ class Attempt:
         self._number = number
         self._meter = meter
         self._publish = publish
+        self._tracer = tracer
+        self._span: TickSpan | None = None
         self._utc_offset = utc_offset()
         self._approach = trio.CancelScope()
         self._begun = False
+        self._asked_at: float | None = None  #: When the locker was; None under a lock that is held already.
         self.request_id = new_request_id()
         self.scheduled_at = scheduled_at
         self.started_at = scheduled_at  #: Seconds of Trio's clock; set when the attempt begins, and when its work does.
@@ -115,7 +127,6 @@ class Attempt:
                 return
 
             async def under_lock(lease: Lease) -> None:
-                self._meter.lock_answered_after(trio.current_time() - asked_at)
                 self._meter.lock_is_held(+1)
                 try:
                     await self._work_under(lease)
@@ -125,7 +136,7 @@ class Attempt:
                     self._meter.lock_is_held(-1)
 
             locker = self._config.locker
-            asked_at = trio.current_time()
+            self._asked_at = asked_at = trio.current_time()
             had, error = await _caught(self._approach, locker.with_advisory_lock, self._lock_id, under_lock)
             if self.report is None and (had is False or isinstance(error, Exception)):
                 self._meter.lock_answered_after(trio.current_time() - asked_at)
@@ -176,6 +187,8 @@ class Attempt:
             )
         config, epoch = self._config, lease.epoch
         self.started_at = trio.current_time()
+        if self._asked_at is not None:
+            self._meter.lock_answered_after(self.started_at - self._asked_at)
         # Either may have come in the moment of the grant, and a cancellation reaches no work before it checkpoints.
         if lease.lost:
             self._report(Outcome.LOCK_LOST, self._error_for(Outcome.LOCK_LOST, None), epoch)
@@ -195,13 +208,16 @@ class Attempt:
             forced=self.forced,
             log=self._log,
         )
-        if (watched := _watched(lease)) is not None:
-            watched.tell_if_overstayed(self._meter.count_overstay)
+        watched = _watched(lease, self._meter.count_overstay)
         timeout = math.inf if config.tick_timeout is None else config.tick_timeout
         scope = trio.CancelScope(deadline=self.started_at + timeout)
+        self._span = self._tracer.begin(
+            self._work, self.request_id, self._number, lateness=self._lateness(), epoch=epoch
+        )
         _, error = await _caught(scope, self._work, tick)
         outcome = judge(lost=lease.lost, cancelled=_is_cancelled(), timed_out=scope.cancel_called, error=error)
-        self._report(outcome, self._error_for(outcome, error), epoch)
+        lost_for = _lost_for(watched) if watched is not None and outcome is Outcome.LOCK_LOST else 0.0
+        self._report(outcome, self._error_for(outcome, error), epoch, lost_for=lost_for)
         _raise_what_ends_more(error)
 
     def _error_for(self, outcome: Outcome, error: BaseException | None) -> BaseException | None:
@@ -252,7 +268,17 @@ class Attempt:
                 RuntimeError(f"with_advisory_lock returned {had!r} before fn had run: it must return False then"),
             )
 
-    def _report(self, outcome: Outcome, error: BaseException | None = None, epoch: int | None = None) -> None:
+    def _lateness(self) -> float:
+        return max(0.0, self.started_at - self.scheduled_at)
+
+    def _report(
+        self,
+        outcome: Outcome,
+        error: BaseException | None = None,
+        epoch: int | None = None,
+        *,
+        lost_for: float = 0.0,
+    ) -> None:
         judged_at = trio.current_time()
         self.report = TickReport(
             service=self._config.name,
@@ -263,11 +289,18 @@ class Attempt:
             scheduled_at=utc_at(self.scheduled_at, self._utc_offset),
             started_at=utc_at(self.started_at, self._utc_offset),
             duration=judged_at - self.started_at,
-            lateness=max(0.0, self.started_at - self.scheduled_at),
+            lateness=self._lateness(),
             epoch=epoch,
             forced=self.forced,
         )
-        self._publish(self.report, utc_at(judged_at, self._utc_offset))
+        span = self._span or self._tracer.begin_late(self.report, self._work)
+        try:
+            if span is not None:
+                span.judged(self.report, lost_for=lost_for)
+            self._publish(self.report, utc_at(judged_at, self._utc_offset))
+        finally:
+            if span is not None:
+                span.end()
 
 
 async def _caught(
@@ -282,8 +315,25 @@ async def _caught(
     return None, None
 
 
-def _watched(lease: Lease) -> WatchedLease | None:
-    return cast("WatchedLease", lease) if _can_be_watched(type(lease)) else None
+def _watched(lease: Lease, tell: Callable[[], object]) -> WatchedLease | None:
+    """Have it told if the work overstays; return the lease if it can be watched, and lets itself be."""
+    if not _can_be_watched(type(lease)):
+        return None
+    watched = cast("WatchedLease", lease)
+    try:
+        watched.tell_if_overstayed(tell)
+    except Exception as error:
+        log_safely(_log, logging.ERROR, "the lease's tell_if_overstayed raised", exc_info=error)
+        return None
+    return watched
+
+
+def _lost_for(watched: WatchedLease) -> float:
+    try:
+        return watched.lost_for()
+    except Exception as error:
+        log_safely(_log, logging.ERROR, "the lease's lost_for raised", exc_info=error)
+        return 0.0
 
 
 @lru_cache(maxsize=64)

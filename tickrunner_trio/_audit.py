@@ -1,4 +1,4 @@
-"""Who did this: the request id of the tick that is under way, and loggers whose records carry it.
+"""Who did this: the request id of the tick that is under way, and loggers whose records carry it and its trace.
 
 The id lives in a context variable, which nurseries, ``trio.to_thread`` and ``asyncio.to_thread`` copy into the tasks
 and threads that they start; a bare executor does not. A task that a tick starts in a nursery that outlives it keeps
@@ -12,6 +12,8 @@ import secrets
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+
+from ._telemetry._ids import trace_ids
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, MutableMapping
@@ -44,18 +46,31 @@ def request_id_set_to(value: str | None) -> Generator[None]:
 
 
 class _ComponentLogger(logging.LoggerAdapter[logging.Logger]):
-    """Adds the component and the request id to each record, beside the caller's ``extra``, which wins."""
+    """Adds the component and the ids to each record, beside the caller's ``extra``, which wins.
+
+    ``trace_id`` and ``span_id`` are what OpenTelemetry calls them in logs that are not sent by its own protocol.
+    """
 
     def __init__(self, logger: logging.Logger, slug: str) -> None:
         super().__init__(logger, {"component": slug})
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        kwargs["extra"] = {**(self.extra or {}), "request_id": request_id(), **(kwargs.get("extra") or {})}
+        trace_id, span_id = trace_ids()
+        kwargs["extra"] = {
+            **(self.extra or {}),
+            "request_id": request_id(),
+            "trace_id": trace_id,
+            "span_id": span_id,
+            **(kwargs.get("extra") or {}),
+        }
         return msg, kwargs
 
 
 def component_logger(slug: str) -> logging.LoggerAdapter[logging.Logger]:
-    """Return a logger whose records carry ``component`` and ``request_id``, merged with the caller's ``extra``.
+    """Return a logger whose records carry ``component``, ``request_id``, and the ids of OpenTelemetry's current span.
+
+    These are ``trace_id`` and ``span_id`` in hexadecimal digits; None where there is no span. The caller's ``extra``
+    is merged with all of them.
 
     The records go to the logger ``tickrunner_trio.component.<slug>``; handlers and levels are the application's.
 
@@ -74,7 +89,9 @@ def component_logger(slug: str) -> logging.LoggerAdapter[logging.Logger]:
 
 
 class TickContextFilter(logging.Filter):
-    """Gives ``component`` and ``request_id`` to the records of any logger; put it on the handlers.
+    """Gives ``component``, ``request_id``, ``trace_id`` and ``span_id`` to the records of any logger.
+
+    Put it on the handlers.
 
     A filter on a handler sees the records of all loggers; one on a logger does not see those of its children. Records
     that have the attributes keep them; on others ``component`` is the name of the logger.
@@ -85,6 +102,8 @@ class TickContextFilter(logging.Filter):
             record.component = record.name
         if not hasattr(record, "request_id"):
             record.request_id = request_id()
+        if not hasattr(record, "trace_id"):
+            record.trace_id, record.span_id = trace_ids()
         return True
 
 

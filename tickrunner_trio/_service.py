@@ -41,6 +41,7 @@ from ._outcome import Outcome
 from ._reporting import tell_of
 from ._schedule import Schedule, hold_until, jitter, stalled_after
 from ._telemetry._meters import ServiceMeter
+from ._telemetry._spans import ServiceTracer
 from ._utc import utc_offset
 from .abc import TimedLease
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
 
     from ._outcome import Tick, TickReport
     from .abc import Lease
@@ -59,15 +61,26 @@ class Service:
 
     Args:
         config: what the service is; validated when it was made.
-        meter_provider: of OpenTelemetry; None: the global one, also if that is set later.
+        tracer_provider: of OpenTelemetry, for the spans; None: the global one, also if that is set later.
+        meter_provider: of OpenTelemetry, for the metrics; None: as above.
+        trace_skipped: whether ticks that were skipped have spans too; None: what the environment variable
+            ``TICKRUNNER_TRACE_SKIPPED`` says, 1 or 0 (the default).
 
     Raises:
-        TypeError: ``config`` is not a `Config`, or a provider is none.
+        TypeError: ``config`` is not a `Config`, a provider is none, or ``trace_skipped`` is not a bool.
+        ValueError: ``TICKRUNNER_TRACE_SKIPPED`` says neither yes nor no.
 
     One `Service` belongs to one Trio run. `health` may be called from any thread, everything else from Trio's.
     """
 
-    def __init__(self, config: Config, *, meter_provider: MeterProvider | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        trace_skipped: bool | None = None,
+    ) -> None:
         if not isinstance(config, Config):
             raise TypeError(f"config must be a Config, got {config!r}: use Service(Config(name=..., ...))")
         self._config = config
@@ -77,6 +90,7 @@ class Service:
         self._meter = ServiceMeter(
             self._health, config.interval, has_gate=config.should_run is not None, provider=meter_provider
         )
+        self._tracer = ServiceTracer(config.name, self._lock_id, provider=tracer_provider, trace_skipped=trace_skipped)
         # The clock, and its time when `run` was entered or the last outcome came; one tuple, read in any thread.
         self._heard: tuple[trio.abc.Clock, float] | None = None
         self._number = 0
@@ -324,6 +338,7 @@ class Service:
             scheduled_at=scheduled_at,
             forced=forced,
             meter=self._meter,
+            tracer=self._tracer,
             publish=self._publish,
         )
 

@@ -1,0 +1,240 @@
+"""Telemetry: microseconds of processor time that it adds to a tick. Exit status 1 beyond a bound.
+
+Ticks of a real `Service` whose work is nothing, on a clock that jumps from slot to slot, so that nobody waits:
+
+* *without*: telemetry taken out. What the others cost beyond this is the price of telemetry.
+* *no SDK*: as a library is used where nobody looks.
+* *unsampled*: metrics are read by a reader, and the sampler takes no span.
+* *exported*: every span goes through a batch processor to an exporter that does nothing.
+
+The measure is *by hand*: what somebody would write into the work, at the least, of a service that is *without*: a
+cancel scope, a bare span, a counter and a histogram with two attributes each, exported just so. It is written into the
+same service because code that runs between other code, with cold caches, takes twice as long as in a loop of its own.
+
+All take turns in rounds, and ratios are taken within a round. Processor time is that of all threads, the batch
+processor's included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import logging
+import math
+import statistics
+import sys
+from time import perf_counter, process_time
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import trio
+from lockers import spread
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+
+import tickrunner_trio._service
+from tickrunner_trio import Config, MemoryLocker, Service, Tick
+from tickrunner_trio._telemetry._names import TICK_BOUNDARIES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.sampling import Sampler
+
+    Work = Callable[[Tick], Awaitable[None]]
+
+ROUNDS = 25
+WARM_UP = 300
+
+EXPORTED_BOUND = 1.3  # of what is written by hand
+UNSAMPLED_BOUND = 0.65  # likewise
+NO_SDK_BOUND = 7.0  # microseconds
+
+
+class JumpingClock(trio.abc.Clock):
+    """Time that stands still while there is something to do, and jumps to the next deadline when there is not."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def start_clock(self) -> None:
+        """Nothing is to be done."""
+
+    def current_time(self) -> float:
+        """Return the time of the latest deadline that was jumped to."""
+        return self._now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """Jump."""
+        if deadline == math.inf:
+            return 999.0
+        self._now = max(self._now, deadline)
+        return 0.0
+
+
+class NullExporter(SpanExporter):
+    """Throws spans away."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Say that it went well."""
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        """Nothing is open."""
+
+
+@contextlib.contextmanager
+def providers(sampler: Sampler) -> Iterator[dict[str, Any]]:
+    """Give a tracer provider with batch export, and a meter provider with a reader."""
+    traces = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+    traces.add_span_processor(BatchSpanProcessor(NullExporter(), max_queue_size=100_000))
+    meters = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+    try:
+        yield {"tracer_provider": traces, "meter_provider": meters}
+    finally:
+        traces.shutdown()
+        meters.shutdown()
+
+
+class _Nothing:
+    """Stands for `ServiceMeter`, `ServiceTracer` and the span of a tick, and does nothing."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def nothing(self, *_: object, **__: object) -> None:
+        """Do nothing."""
+
+    run_is_under_way = gate_said = slots_missed = lock_is_held = count_overstay = nothing
+    lock_answered_after = judged = begin = begin_late = nothing
+
+
+@contextlib.contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Take telemetry out of the services that are made within the block."""
+    service = tickrunner_trio._service
+    with mock.patch.object(service, "ServiceMeter", _Nothing), mock.patch.object(service, "ServiceTracer", _Nothing):
+        yield
+
+
+def measure_service(ticks: int, *, around: Callable[[Work], Work] = lambda work: work, **telemetry: Any) -> float:
+    """Return the microseconds per tick of a service that runs under its schedule."""
+    taken = began = 0.0
+
+    async def work(tick: Tick) -> None:
+        nonlocal taken, began
+        if tick.number == WARM_UP:
+            began = process_time()
+        elif tick.number == WARM_UP + ticks:
+            taken = process_time() - began
+            service.drain()
+
+    config = Config(
+        name="bench", interval=1.0, locker=MemoryLocker(), work=around(work), cadence="replica", tick_timeout=0.5
+    )
+    service = Service(config, **telemetry)
+    trio.run(service.run, clock=JumpingClock())
+    return taken / ticks * 1e6
+
+
+def measure_without(ticks: int) -> float:
+    """Measure a service whose telemetry is taken out."""
+    with without_telemetry():
+        return measure_service(ticks)
+
+
+def measure_no_sdk(ticks: int) -> float:
+    """Measure a service as it is, where nobody has set up an SDK."""
+    return measure_service(ticks)
+
+
+def measure_unsampled(ticks: int) -> float:
+    """Measure a service whose spans nobody wants."""
+    with providers(ALWAYS_OFF) as telemetry:
+        return measure_service(ticks, **telemetry)
+
+
+def measure_exported(ticks: int) -> float:
+    """Measure a service whose spans are exported."""
+    with providers(ALWAYS_ON) as telemetry:
+        return measure_service(ticks, **telemetry)
+
+
+def measure_by_hand(ticks: int) -> float:
+    """Measure a service whose telemetry is taken out, and written into its work by hand."""
+    with providers(ALWAYS_ON) as telemetry:
+        tracer = telemetry["tracer_provider"].get_tracer("by hand")
+        meter = telemetry["meter_provider"].get_meter("by hand")
+        counter = meter.create_counter("ticks")
+        histogram = meter.create_histogram("duration", explicit_bucket_boundaries_advisory=TICK_BOUNDARIES)
+        attributes = {"service": "bench", "outcome": "success"}
+
+        def by_hand(work: Work) -> Work:
+            async def traced(tick: Tick) -> None:
+                started_at = perf_counter()
+                with trio.CancelScope(), tracer.start_as_current_span("tick bench"):
+                    await work(tick)
+                counter.add(1, attributes)
+                histogram.record(perf_counter() - started_at, attributes)
+
+            return traced
+
+        with without_telemetry():
+            return measure_service(ticks, around=by_hand)
+
+
+MEASURES: dict[str, Callable[[int], float]] = {
+    "without": measure_without,
+    "no SDK": measure_no_sdk,
+    "unsampled": measure_unsampled,
+    "exported": measure_exported,
+    "by hand": measure_by_hand,
+}
+
+
+def judge(samples: dict[str, list[float]]) -> bool:
+    """Print what telemetry adds, and return whether all bounds are kept."""
+    added = {
+        name: [of - base for of, base in zip(rounds, samples["without"], strict=True)]
+        for name, rounds in samples.items()
+    }
+    ratios = {
+        name: [ours / by_hand for ours, by_hand in zip(added[name], added["by hand"], strict=True)]
+        for name in ("unsampled", "exported")
+    }
+    print(f"by hand: {spread(added['by hand'], 1)} us per tick")
+    print(f"no SDK: {spread(added['no SDK'], 1)} us per tick (bound {NO_SDK_BOUND:g})")
+    for name, bound in (("unsampled", UNSAMPLED_BOUND), ("exported", EXPORTED_BOUND)):
+        print(f"{name}: {spread(added[name], 1)} us per tick, ", end="")
+        print(f"{spread(ratios[name], 2)} times what is written by hand (bound {bound:g})")
+    return (
+        statistics.median(added["no SDK"]) <= NO_SDK_BOUND
+        and statistics.median(ratios["unsampled"]) <= UNSAMPLED_BOUND
+        and statistics.median(ratios["exported"]) <= EXPORTED_BOUND
+    )
+
+
+def main() -> int:
+    """Print the figures and return the exit status."""
+    parser = argparse.ArgumentParser(description="Measure what telemetry adds to a tick; fail beyond a bound.")
+    parser.add_argument("--ticks", type=int, default=2_000, help="per line and round (default: 2,000)")
+    options = parser.parse_args()
+    logging.getLogger("tickrunner_trio").setLevel(logging.CRITICAL)  # as where only trouble is logged
+    print(sys.version)
+    samples: dict[str, list[float]] = {name: [] for name in MEASURES}
+    for _ in range(ROUNDS):
+        for name, measure in MEASURES.items():
+            gc.collect()
+            samples[name].append(measure(options.ticks))
+    print(f"medians of {ROUNDS} rounds (least-greatest), microseconds of processor time per tick:")
+    for name, rounds in samples.items():
+        print(f"{name:10}{spread(rounds, 1)}")
+    return 0 if judge(samples) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

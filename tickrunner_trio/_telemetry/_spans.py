@@ -1,0 +1,239 @@
+"""The span of a tick: from the moment at which its work has the lock to its judgement, its log and its hook included.
+
+::
+
+    gate ---> try the lock ---> [ run the work ---> judge ---> report ] ---> [hold] ---> unlock
+                                |______________ the span _____________|
+
+It begins with the work, not with the question for the lock, so that it lasts as long as the report says; the wait for
+the lock has a histogram of its own. A tick whose work did not run has a span if it is an error, made when that is
+known and dated back. Skipped ticks have none, unless somebody asks: of ten replicas nine skip.
+
+Each tick is a trace of its own, with a link to the last tick of the service that was sampled. What the work opens
+becomes its child, in nurseries and threads as well, since the context goes where `request_id` goes.
+
+Nothing here raises an `Exception`, whatever the tracer does.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from time import time_ns
+from typing import TYPE_CHECKING
+
+from opentelemetry import context as current
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    NoOpTracer,
+    Status,
+    StatusCode,
+    TracerProvider,
+    get_tracer_provider,
+    set_span_in_context,
+)
+
+from .._health import describe_error
+from .._outcome import Outcome
+from ._guard import Guard
+from ._names import (
+    EPOCH,
+    ERROR_TYPE,
+    FUNCTION,
+    LATENESS,
+    LOCK_ID,
+    LOCK_LOST,
+    NUMBER,
+    OUTCOME,
+    REQUEST_ID,
+    SCOPE,
+    SERVICE,
+)
+from ._registry import package_version
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextvars import Token
+
+    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.util.types import AttributeValue
+
+    from .._outcome import TickReport
+
+_NO_PARENT = Context()
+
+#: OpenTelemetry's own switch for its farewell to exceptions on spans: "logs" turns them off, "logs/dup" does not.
+_EXCEPTION_SWITCH = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
+
+_SKIPPED_SWITCH = "TICKRUNNER_TRACE_SKIPPED"
+_YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
+
+class ServiceTracer:
+    """Makes the spans of one service.
+
+    Args:
+        name: of the service.
+        lock_id: of its lock.
+        provider: None: the global one, also if that is set later.
+        trace_skipped: whether skipped ticks have spans too; None: what ``TICKRUNNER_TRACE_SKIPPED`` says.
+
+    Raises:
+        TypeError: ``provider`` is none, or ``trace_skipped`` is not a bool.
+        ValueError: ``TICKRUNNER_TRACE_SKIPPED`` says neither yes nor no.
+    """
+
+    def __init__(self, name: str, lock_id: int, *, provider: TracerProvider | None, trace_skipped: bool | None) -> None:
+        self._guard = Guard(f"the service {name}")
+        self._tracer = self._tracer_of(_checked_provider(provider))
+        self._span_name = f"tick {name}"
+        self._fixed: dict[str, AttributeValue] = {SERVICE: name, LOCK_ID: lock_id}
+        self._function: object = None  # whose name is in there as well
+        self._trace_skipped = _wants_skipped() if trace_skipped is None else _checked_bool(trace_skipped)
+        self._record_exceptions = "logs" not in os.environ.get(_EXCEPTION_SWITCH, "").replace(" ", "").split(",")
+        self._links: Sequence[Link] = ()
+
+    def begin(
+        self,
+        function: object,
+        request_id: str,
+        number: int,
+        *,
+        lateness: float,
+        epoch: int | None,
+        seconds_ago: float = 0.0,
+    ) -> TickSpan:
+        """Begin the span of a tick whose work begins now, or began so many seconds ago, and make it the current one.
+
+        All that is known is said here: a sampler sees nothing else, and each later attribute costs twice as much.
+        """
+        if function is not self._function:
+            self._function = function
+            self._fixed = {**self._fixed, FUNCTION: _name_of(function)}
+        attributes: dict[str, AttributeValue] = {
+            **self._fixed,
+            REQUEST_ID: request_id,
+            NUMBER: number,
+            LATENESS: lateness,
+        }
+        if epoch is not None:
+            attributes[EPOCH] = epoch
+        start = time_ns() - int(seconds_ago * 1e9) if seconds_ago else None
+        try:
+            span = self._tracer.start_span(
+                self._span_name, _NO_PARENT, attributes=attributes, links=self._links, start_time=start
+            )
+        except Exception as error:
+            self._guard.failed("beginning a span", error)
+            span = INVALID_SPAN
+        # A tracer that is switched off is transparent: what is current stays so.
+        return TickSpan(self, span, None if span is INVALID_SPAN else current.attach(set_span_in_context(span)))
+
+    def begin_late(self, report: TickReport, function: object) -> TickSpan | None:
+        """Begin the span of a tick whose work did not run, dated back; None: it has none."""
+        if report.outcome.result == "skipped" and not self._trace_skipped:
+            return None
+        return self.begin(
+            function,
+            report.request_id,
+            report.number,
+            lateness=report.lateness,
+            epoch=report.epoch,
+            seconds_ago=report.duration,
+        )
+
+    def judged(self, span: Span, report: TickReport, lost_for: float) -> None:
+        """Write down what came of the tick."""
+        error = report.error if report.outcome.result == "error" else None
+        try:
+            span.set_attribute(OUTCOME, report.outcome.value)
+            if error is None:
+                return
+            span.set_attribute(ERROR_TYPE, _type_of(error))
+            span.set_status(Status(StatusCode.ERROR, describe_error(error)))
+            if report.outcome is Outcome.LOCK_LOST:
+                span.add_event(LOCK_LOST, timestamp=time_ns() - int(lost_for * 1e9))
+            if self._record_exceptions:
+                span.record_exception(error)
+        except Exception as raised:
+            self._guard.failed("writing to a span", raised)
+
+    def end(self, span: Span) -> None:
+        """End the span; the next tick's will link to it if it was sampled."""
+        try:
+            span.end()
+            context = span.get_span_context()
+            if context.trace_flags.sampled:
+                self._links = (Link(context),)
+        except Exception as error:
+            self._guard.failed("ending a span", error)
+
+    def _tracer_of(self, provider: TracerProvider | None) -> Tracer:
+        try:
+            return (provider or get_tracer_provider()).get_tracer(SCOPE, package_version())
+        except Exception as error:
+            self._guard.failed("making a tracer", error)
+            return NoOpTracer()
+
+
+class TickSpan:
+    """The span of one tick while it is the current one. Made and ended in the tick's task."""
+
+    __slots__ = ("_span", "_token", "_tracer")
+
+    def __init__(self, tracer: ServiceTracer, span: Span, token: Token[Context] | None) -> None:
+        self._tracer = tracer
+        self._span = span
+        self._token = token
+
+    def judged(self, report: TickReport, *, lost_for: float) -> None:
+        """Write down what came of the tick; of a lost lock, for how many seconds it has been."""
+        if self._token is not None and self._span.is_recording():
+            self._tracer.judged(self._span, report, lost_for)
+
+    def end(self) -> None:
+        """End it, after the log and the hook; what was current before is current again."""
+        if self._token is not None:
+            current.detach(self._token)
+            if self._span.is_recording():
+                self._tracer.end(self._span)
+
+
+def _name_of(function: object) -> str:
+    """Return where the code of the work is: module and qualified name."""
+    while isinstance(function, partial):
+        function = function.func
+    if not hasattr(function, "__qualname__"):
+        function = type(function).__call__
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
+
+
+def _type_of(error: BaseException) -> str:
+    """Return the kind of an error by the name under which it is imported: without private modules on the way."""
+    kind = type(error)
+    public = [part for part in kind.__module__.split(".") if not part.startswith("_")]
+    return kind.__qualname__ if public == ["builtins"] else ".".join([*public, kind.__qualname__])
+
+
+def _wants_skipped() -> bool:
+    said = os.environ.get(_SKIPPED_SWITCH, "").strip().lower()
+    if said not in _YES + _NO:
+        raise ValueError(f"{_SKIPPED_SWITCH} must be 1 or 0, got {said!r}: unset it, or set it to 1")
+    return said in _YES
+
+
+def _checked_bool(trace_skipped: object) -> bool:
+    if not isinstance(trace_skipped, bool):
+        raise TypeError(f"trace_skipped must be a bool, got {trace_skipped!r}: use True, False, or leave it out")
+    return trace_skipped
+
+
+def _checked_provider(provider: object) -> TracerProvider | None:
+    if provider is None or isinstance(provider, TracerProvider):
+        return provider
+    raise TypeError(
+        f"tracer_provider must be an opentelemetry.trace.TracerProvider, got {provider!r}: "
+        "leave it out to use the global one"
+    )
