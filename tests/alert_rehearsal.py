@@ -39,6 +39,7 @@ class Replica:
     service: str = "sweep"
     interval: float = MINUTE
     starts_at: float = 0
+    entered_again_at: float = math.inf  #: `Service.run`, by the Supervisor, after a crash.
     clock_ahead: float = 0  #: By so much its timestamps are wrong.
     unscraped: tuple[float, float] = (math.inf, math.inf)  #: From when until when no scrape succeeds.
     every: int = 1  #: It is there for each so many-th scrape only: targets are scraped one after the other.
@@ -72,6 +73,7 @@ class _State:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self._entered_at = replica.starts_at
         self._coming: tuple[float, str] | None = None
         self._ticks: Counter[Outcome] = Counter(dict.fromkeys(Outcome, 0))
         self._sessions = 1
@@ -85,6 +87,8 @@ class _State:
         self._last_success: float | None = None
 
     def advance(self, ticks: Iterator[tuple[float, str]], until: float) -> None:
+        if until >= self._replica.entered_again_at:
+            self._entered_at = self._replica.entered_again_at
         self._coming = self._coming or next(ticks, None)
         while self._coming is not None and self._coming[0] <= until:
             self._tick(*self._coming)
@@ -116,7 +120,7 @@ class _State:
             f"tickrunner_consecutive_failures{{{service}}}": self._failures,
             f"tickrunner_lease_overstayed_total{{{service}}}": self._overstayed,
         }
-        started_at = None if self._ended else self._replica.starts_at
+        started_at = None if self._ended else self._entered_at
         timestamps = {"service_start": started_at, "last_tick": self._last_tick, "last_success": self._last_success}
         for name, timestamp in timestamps.items():
             if timestamp is not None:

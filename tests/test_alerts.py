@@ -476,12 +476,15 @@ def test_database_unavailable_is_silent_while_one_replica_has_an_answer() -> Non
     )
 
 
-def test_busy_is_an_answer_of_the_database() -> None:
+@pytest.mark.parametrize("outcome", ["busy", "failed", "timed_out"])
+def test_a_tick_that_got_the_lock_or_found_it_busy_has_an_answer(outcome: str) -> None:
+    failing = {} if outcome == "busy" else {"Failing": 34 * MINUTE}
     assert_alerts(
         replica(("success", 30 * MINUTE), ("unavailable", 2 * HOUR), instance="a"),
-        replica(("busy", 2 * HOUR), instance="b"),
+        replica(("success", 30 * MINUTE), (outcome, 2 * HOUR), instance="b"),
         until=HOUR,
         NoSuccess=36 * MINUTE,
+        **failing,
     )
 
 
@@ -543,9 +546,14 @@ def test_stalled_fires_for_a_replica_that_never_ticked() -> None:
     )
 
 
-def test_stalled_counts_from_the_latest_start() -> None:
-    # A crashed service that its Supervisor starts again in the same process has an old last tick.
-    first = replica(("success", 30 * MINUTE))
-    again = replica(("success", 2 * HOUR), starts_at=40 * MINUTE)
-    assert_alerts(first, until=HOUR, NobodyRuns=35 * MINUTE)
-    assert_alerts(again, until=HOUR + 30 * MINUTE)
+def test_stalled_ends_when_the_service_is_started_again() -> None:
+    # By its Supervisor, after a crash; the next outcome is that of 48:30.
+    assert_alerts(
+        replica(
+            *(("success", 30 * MINUTE), ("stalled", 48 * MINUTE), ("success", 2 * HOUR)),
+            entered_again_at=45 * MINUTE,
+        ),
+        until=HOUR,
+        Stalled=(35 * MINUTE, 45 * MINUTE),
+        NoSuccess=(36 * MINUTE, 49 * MINUTE),
+    )
