@@ -42,7 +42,7 @@ class Replica:
     entered_again_at: float = math.inf  #: `Service.run`, by the Supervisor, after a crash.
     clock_ahead: float = 0  #: By so much its timestamps are wrong.
     unscraped: tuple[float, float] = (math.inf, math.inf)  #: From when until when no scrape succeeds.
-    every: int = 1  #: It is there for each so many-th scrape only: targets are scraped one after the other.
+    every: int = 1  #: It is scraped at the last of so many times only, since targets are scraped one after the other.
     locker: str = "postgres"
 
     def samples(self, scraped_at: Sequence[float]) -> dict[str, list[str]]:
@@ -57,7 +57,7 @@ class Replica:
                 column = columns.get(key) or columns.setdefault(key, ["_"] * index)
                 has_just_gone = bool(column) and column[-1] not in {"_", "stale"}
                 value = str(found.get(key, "stale" if has_just_gone else "_"))
-                column.append("_" if index % self.every else value)
+                column.append("_" if (index + 1) % self.every else value)
         return columns
 
     def _ticks(self) -> Iterator[tuple[float, str]]:

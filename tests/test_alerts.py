@@ -68,6 +68,12 @@ def test_a_healthy_fleet_is_silent_at_any_interval(interval: float, scrape: int,
     )
 
 
+def test_a_sample_that_is_always_20_seconds_old_is_silent() -> None:
+    # Scraped at 0:40, 1:40, ...; evaluated at 1:00, 2:00, ...
+    holder = replica(("success", HOUR), interval=1, every=3)
+    assert_alerts(holder, until=50 * MINUTE, scrape=20, evaluate=60)
+
+
 def test_replicas_that_are_scraped_at_different_times_are_silent() -> None:
     # What the holder did is known up to 45 s later than what the standby did: many intervals of a second.
     assert_alerts(
