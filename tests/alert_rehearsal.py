@@ -42,6 +42,7 @@ class Replica:
     entered_again_at: float = math.inf  #: `Service.run`, by the Supervisor, after a crash.
     clock_ahead: float = 0  #: By so much its timestamps are wrong.
     unscraped: tuple[float, float] = (math.inf, math.inf)  #: From when until when no scrape succeeds.
+    leaves_a_marker: bool = True  #: Of staleness, when it goes; none where metrics are pushed.
     every: int = 1  #: It is scraped at the last of so many times only, since targets are scraped one after the other.
     locker: str = "postgres"
 
@@ -55,7 +56,7 @@ class Replica:
             found = state.series() if there else {}
             for key in columns.keys() | found.keys():
                 column = columns.get(key) or columns.setdefault(key, ["_"] * index)
-                has_just_gone = bool(column) and column[-1] not in {"_", "stale"}
+                has_just_gone = self.leaves_a_marker and bool(column) and column[-1] not in {"_", "stale"}
                 value = str(found.get(key, "stale" if has_just_gone else "_"))
                 column.append("_" if (index + 1) % self.every else value)
         return columns

@@ -415,6 +415,15 @@ def test_nobody_runs_fires_when_run_has_ended_in_a_process_that_lives_on() -> No
     )
 
 
+def test_a_replica_that_goes_without_a_marker_of_staleness_is_there_for_5_minutes_more_and_delays_only() -> None:
+    # Its last sample is that of 29:20.
+    gone = replica(("success", 30 * MINUTE), instance="a", leaves_a_marker=False)
+    assert_alerts(gone, until=HOUR, scrape=40, NobodyRuns=40 * MINUTE)
+    assert_alerts(gone, replica(("busy", 32 * MINUTE), ("success", 2 * HOUR), instance="b"), until=HOUR, scrape=40)
+    # What b says counts from 35:00 on, and 4 intervals are over then; two minutes.
+    assert_alerts(gone, replica(("busy", 2 * HOUR), instance="b"), until=HOUR, scrape=40, NoSuccess=37 * MINUTE)
+
+
 # -- Database unavailable ----------------------------------------------------------------------------------------------
 
 
