@@ -37,7 +37,7 @@ def install(session: nox.Session, *groups: str, extras: str = "") -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Watch three replicas share work over a real PostgreSQL, and one of them die. Takes the command's options."""
-    install(session, extras="[demo]")
+    install(session, extras="[demo,otel]")
     session.run("tickrunner", "demo", *session.posargs)
 
 
@@ -60,7 +60,7 @@ def tests_lowest(session: nox.Session) -> None:
     install(session, "test", extras="[demo,otel]")
     bounds = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["otel"]]
     oldest = [bound.replace(">=", "==") for bound in bounds]
-    # The C half of psycopg must be of the same release as the rest.
+    # The C half of psycopg must be of the same release as the rest; the SDK pins the release of its API by itself.
     session.install("--quiet", *oldest, "psycopg[binary]")
     session.run("pytest", *PARALLEL, *session.posargs)
 

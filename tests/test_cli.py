@@ -274,7 +274,7 @@ def test_traceback_shows_what_led_to_the_line() -> None:
         (["run", "ticking.absent:quick"], "there is no module 'ticking.absent'"),
         (
             ["run", "ticking:absent"],
-            "has no attribute 'absent': it has blocking, brief, doubtful, endless, exits, failing",
+            "has no attribute 'absent': it has blocking, brief, brief_failing, doubtful, endless",
         ),
         (["run", "ticking:quick.absent"], "has no attribute 'quick.absent'"),
         (["run", "ticking:one_service"], "is one Service, not a list: write one_service = [...]"),
@@ -548,6 +548,8 @@ def test_json_is_valid_whatever_extra_holds() -> None:
         "message": "all done",
         "component": None,
         "request_id": None,
+        "trace_id": None,
+        "span_id": None,
         "extra_level": "mine",
         "stack": "Stack:",
         "rate": "nan",

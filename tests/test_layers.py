@@ -51,6 +51,7 @@ PACKAGES = {
     "lockers": {"trio", "outcome"},
     "edges": {"trio"},
     **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_meters", "_registry", "_spans")},
+    "_cli_sdk": {"opentelemetry"},
     "lockers._connection": {"psycopg"},
     "_demo": {"psycopg", "rich"},
     "_demo_table": {"rich"},

@@ -58,13 +58,17 @@ def _run(options: argparse.Namespace) -> int:
     from ._cli_loading import load  # noqa: PLC0415 - see the docstring of the module
     from ._cli_logging import configure_logging, end_stdout  # noqa: PLC0415
     from ._cli_run import run_services  # noqa: PLC0415
+    from ._cli_telemetry import telemetry_of_environment  # noqa: PLC0415
 
     configure_logging(options.log_format, options.log_level)
     open_services = load(options.target)
     try:
-        return trio.run(
-            partial(run_services, open_services, drain_timeout=options.drain_timeout, stop_at_eof=options.stop_at_eof)
-        )
+        with telemetry_of_environment(options.target.partition(":")[0].partition(".")[0]):
+            return trio.run(
+                partial(
+                    run_services, open_services, drain_timeout=options.drain_timeout, stop_at_eof=options.stop_at_eof
+                )
+            )
     finally:
         end_stdout()
 
@@ -109,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="run services until SIGINT or SIGTERM",
         description="Run services. SIGINT or SIGTERM drains them, exit status 0; a second signal cancels the work in "
-        "flight, exit status 128 + the number of the signal.",
+        "flight, exit status 128 + the number of the signal. OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_METRICS_EXPORTER and "
+        "the other variables of OpenTelemetry ask for traces, metrics and logs.",
     )
     run.set_defaults(command=_run)
     run.add_argument("target", metavar="module:attribute", help=_TARGET)

@@ -1,7 +1,7 @@
 """How the command line writes log records: a line to read, or one JSON object a line for machines.
 
 Only here is logging ever configured: the library leaves that to the program, and this is the program. Either format
-shows what the caller gave as ``extra``, and the component and request id that `TickContextFilter` puts on every record.
+shows what the caller gave as ``extra``, and the component and the ids that `TickContextFilter` puts on every record.
 
 The services' work is worth more than its log. No record is lost because of what it holds: a placeholder stands for a
 value that cannot be shown. If stdout takes no more, that is said once on stderr, and the lines are dropped.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: What every record has by itself; all other attributes came in through ``extra``.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def configure_logging(log_format: Literal["text", "json"], level: str) -> None:
@@ -64,10 +64,11 @@ class _StdoutHandler(logging.StreamHandler[TextIO]):
                 print(f"tickrunner: log lines are dropped, stdout takes no more: {error}", file=sys.stderr, flush=True)
 
 
-def _message(record: logging.LogRecord) -> str:
+def message_of(record: logging.LogRecord) -> str:
+    """Return what a record says, also if its arguments do not fit its text, or cannot be shown."""
     try:
         return record.getMessage()
-    except Exception:  # Arguments that do not fit the text, or cannot be shown.
+    except Exception:
         return f"{safely(str, record.msg)} {safely(repr, record.args)}"
 
 
@@ -76,20 +77,23 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _extra(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
-    return ((key, value) for key, value in vars(record).items() if key not in _STANDARD)
+    return ((key, value) for key, value in vars(record).items() if key not in STANDARD_ATTRIBUTES)
 
 
 class TextFormatter(logging.Formatter):
     """``time level component message key=value ...``, and the traceback below it.
 
-    The request id comes last, in brackets, and only its first 8 digits: enough to find the lines of one tick.
+    The request id comes last, in brackets, and only its first 8 digits: enough to find the lines of one tick. The ids
+    of trace and span are for machines, and left out.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         extra = dict(_extra(record))
         component = extra.pop("component", None) or record.name
         request_id = extra.pop("request_id", None)
-        words = [_time(record), f"{record.levelname:<8}", f"{component}:", _message(record)]
+        for key in ("trace_id", "span_id"):
+            extra.pop(key, None)
+        words = [_time(record), f"{record.levelname:<8}", f"{component}:", message_of(record)]
         words += (f"{key}={safely(_readable, value)}" for key, value in extra.items() if value is not None)
         words += [f"[{str(request_id)[:8]}]"] if request_id else []
         lines = [" ".join(words)]
@@ -101,7 +105,9 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: timestamp, level, logger, message, component, request_id, each ``extra``, exception.
+    """One JSON object a line: timestamp, level, logger, message, component, the ids, each ``extra``, exception.
+
+    The ids are request_id, trace_id and span_id; null where there is no tick, or no span.
 
     It is valid JSON whatever the values are: those that JSON cannot express are given as their ``repr``. An ``extra``
     that goes by a name of ours is kept as ``extra_<name>``.
@@ -112,16 +118,18 @@ class JsonFormatter(logging.Formatter):
             "timestamp": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _message(record),
+            "message": message_of(record),
             "component": None,
             "request_id": None,
+            "trace_id": None,
+            "span_id": None,
         }
         if record.exc_info:
             line["exception"] = safely(self.formatException, record.exc_info)
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
         for key, value in _extra(record):
-            taken = key in line and key not in ("component", "request_id")
+            taken = key in line and key not in ("component", "request_id", "trace_id", "span_id")
             line[f"extra_{key}" if taken else key] = value
         return "{" + ", ".join(f"{json.dumps(key)}: {_json_of(value)}" for key, value in line.items()) + "}"
 

@@ -112,7 +112,8 @@ async def _perform(example: Path, *, replicas: int, seconds: float, kill: bool) 
                 "OBJECT_STORE_REPLICA": name,
                 "OBJECT_STORE_PACE": f"{pace:.3f}",
             }
-            processes.append(Replica(name, {**_environment(example), **settings}))
+            environment = {**_environment(example), **settings, **_telemetry(name, number)}
+            processes.append(Replica(name, environment))
         await _tell_example(processes[0].environment, "seed")
         evidence = await _watch(database, processes, seconds=seconds, kill=kill)
     verdict = judge(evidence)
@@ -229,6 +230,16 @@ def _environment(example: Path) -> dict[str, str]:
     """Return the environment in which both this package and the example can be imported, wherever they are."""
     path = [str(example), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONUNBUFFERED": "1"}
+
+
+def _telemetry(name: str, number: int) -> dict[str, str]:
+    """Return what tells the telemetry of the replicas apart, if the environment asks for any: a name, and a port."""
+    attributes = filter(None, (os.environ.get("OTEL_RESOURCE_ATTRIBUTES"), f"service.instance.id={name}"))
+    variables = {"OTEL_RESOURCE_ATTRIBUTES": ",".join(attributes)}
+    port = os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464")
+    if port.isdecimal():  # what is no port is for the replica to refuse
+        variables["OTEL_EXPORTER_PROMETHEUS_PORT"] = str(int(port) + number - 1)
+    return variables
 
 
 @contextlib.contextmanager

@@ -62,6 +62,12 @@ async def end_the_process(tick: Tick) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+async def fail_thrice(tick: Tick) -> None:
+    """Fail a few times, then end the process likewise."""
+    await end_the_process(tick)
+    raise OSError("the disk is full")
+
+
 async def fail(tick: Tick) -> None:
     await trio.lowlevel.checkpoint()
     raise OSError("the disk is full")
@@ -73,6 +79,7 @@ gated = [service("gated", return_at_once, should_run=lambda: False)]
 endless = [service("endless", never_end)]
 resisting = [service("resisting", resist)]
 brief = [service("brief", end_the_process)]
+brief_failing = [service("brief_failing", fail_thrice)]
 blocking = [service("blocking", block)]
 
 sound = [service("first", return_at_once), service("second", return_at_once, lock_id=7)]

@@ -1,0 +1,325 @@
+"""`tickrunner run` with a real SDK, as a real process: what a collector receives, and that none can hold it up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import socket
+import time
+import urllib.request
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_processes import PROGRAMS, run_to_end, started
+from otlp_receiver import Receiver, receiver, values
+
+import tickrunner_trio
+from tickrunner_trio import Outcome
+from tickrunner_trio._cli_telemetry import FLUSH_SECONDS, exporters_asked_for
+from tickrunner_trio._demo import _telemetry
+
+OTLP = "otlp"
+WITH_LOGS = ("--log-format", "json", "--log-level", "debug")
+NOWHERE = "http://127.0.0.1:9"  # discard: nobody listens
+
+
+def run_brief(target: str, **environment: str) -> tuple[int, list[dict[str, Any]], str]:
+    """Run a target of `ticking` until it ends itself; return status, log records and stderr."""
+    status, stdout, stderr = run_to_end("run", f"ticking:{target}", *WITH_LOGS, **environment)
+    return status, [json.loads(line) for line in stdout.splitlines() if line.startswith("{")], stderr
+
+
+# -- What the environment asks for -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "exporters"),
+    [
+        ({}, {}),
+        ({"OTEL_SERVICE_NAME": "app", "OTEL_RESOURCE_ATTRIBUTES": "a=b"}, {}),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, {}),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": NOWHERE}, {"traces": [OTLP], "metrics": [OTLP], "logs": [OTLP]}),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, {}),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": NOWHERE}, {"traces": [OTLP]}),
+        ({"OTEL_METRICS_EXPORTER": "prometheus"}, {"metrics": ["prometheus"]}),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": NOWHERE,
+                "OTEL_METRICS_EXPORTER": "prometheus",
+                "OTEL_LOGS_EXPORTER": "none",
+            },
+            {"traces": [OTLP], "metrics": ["prometheus"]},
+        ),
+        ({"OTEL_TRACES_EXPORTER": "console, otlp,console"}, {"traces": ["console", OTLP]}),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": NOWHERE, "OTEL_SDK_DISABLED": "TRUE"}, {}),
+        ({"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_SDK_DISABLED": "false"}, {"metrics": ["prometheus"]}),
+    ],
+)
+def test_only_what_is_asked_for_is_exported(environment: dict[str, str], exporters: dict[str, list[str]]) -> None:
+    assert exporters_asked_for(environment) == exporters
+
+
+def test_a_plain_run_needs_no_sdk(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['opentelemetry.sdk'] = None\n")
+    path = f"{tmp_path}:{Path(tickrunner_trio.__file__).parents[1]}"
+    status, records, stderr = run_brief("brief", PYTHONPATH=path, OTEL_SERVICE_NAME="app")
+    assert (status, stderr) == (0, "")
+    assert not [record for record in records if "telemetry" in record["message"]]
+    assert {record["trace_id"] for record in records} == {None}
+
+
+@pytest.mark.parametrize(
+    ("environment", "status", "said"),
+    [
+        (
+            {"OTEL_TRACES_EXPORTER": "zipkin"},
+            2,
+            "OTEL_TRACES_EXPORTER names 'zipkin', which is not installed: use one of ",
+        ),
+        ({"OTEL_TRACES_EXPORTER": "prometheus"}, 2, "OTEL_TRACES_EXPORTER names 'prometheus'"),
+        (
+            {"OTEL_METRICS_EXPORTER": OTLP, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+            *(2, "OTEL_EXPORTER_OTLP_PROTOCOL must be one of http/protobuf, grpc, got 'http/json': unset it"),
+        ),
+        (
+            {"OTEL_LOGS_EXPORTER": OTLP, "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc"},
+            *(2, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc needs a package of its own: run 'python -m pip install"),
+        ),
+        (
+            {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": "many"},
+            *(2, "the exporter 'prometheus' of OTEL_METRICS_EXPORTER cannot be made: ValueError: invalid literal"),
+        ),
+    ],
+)
+def test_a_variable_that_cannot_be_followed_is_said_in_one_line(
+    environment: dict[str, str], status: int, said: str
+) -> None:
+    got, _, stderr = run_brief("brief", **environment)
+    assert got == status
+    assert stderr.startswith(f"tickrunner: {said}")
+    assert stderr.count("\n") == 1
+
+
+def test_missing_packages_are_said_with_the_remedy(tmp_path: Path) -> None:
+    # Python imports this first of all; afterwards the SDK is as good as not installed.
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['opentelemetry.sdk'] = None\n")
+    path = f"{tmp_path}:{Path(tickrunner_trio.__file__).parents[1]}"
+    status, _, stderr = run_brief("brief", PYTHONPATH=path, OTEL_TRACES_EXPORTER=OTLP)
+    assert status == 2
+    assert "the environment asks for telemetry (OTEL_TRACES_EXPORTER), and its packages are not there" in stderr
+    assert "pip install tickrunner-trio[otel]" in stderr
+
+
+# -- End to end --------------------------------------------------------------------------------------------------------
+
+
+def test_a_collector_receives_spans_metrics_and_logs_of_one_story() -> None:
+    with receiver() as collector:
+        status, records, stderr = run_brief(
+            "brief_failing", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_SERVICE_NAME="shop"
+        )
+    assert (status, stderr) == (0, "")
+    # Everything was sent at the drain: the SDK's own intervals, 5 seconds and a minute, are longer than this run.
+    spans = {values(span.attributes)["tickrunner.tick.number"]: span for _, span in collector.spans}
+    failed = [record for record in records if record["message"] == "pass failed"]
+    assert len(spans) == len(failed) >= 3
+    for record in failed:
+        span = spans[record["number"]]
+        assert span.name == "tick brief_failing"
+        assert span.status.message == "OSError: the disk is full"
+        assert values(span.attributes)["error.type"] == "OSError"
+        assert values(span.attributes)["tickrunner.outcome"] == "failed"
+        assert (span.trace_id.hex(), span.span_id.hex()) == (record["trace_id"], record["span_id"])
+        [sent] = [
+            each
+            for _, each in collector.logs
+            if each.span_id == span.span_id and each.body.string_value == "pass failed"
+        ]
+        assert sent.trace_id == span.trace_id
+        attributes = values(sent.attributes)
+        assert attributes["request_id"] == record["request_id"]
+        assert attributes["component"] == "brief_failing"
+        assert "in fail_thrice" in attributes["exception.stacktrace"]
+        assert not {"trace_id", "span_id"} & attributes.keys()
+    for number in sorted(spans)[1:]:
+        assert [link.span_id for link in spans[number].links] == [spans[number - 1].span_id]
+    assert last_points(collector, "tickrunner.ticks", "brief_failing") == {
+        (outcome.result, outcome.value): len(failed) if outcome is Outcome.FAILED else 0 for outcome in Outcome
+    }
+    assert last_points(collector, "tickrunner.consecutive_failures", "brief_failing") == {(): len(failed)}
+
+
+def last_points(collector: Receiver, name: str, service: str) -> dict[tuple[str, ...], float]:
+    """The points of one service that were sent last, by result and outcome where there are any."""
+    metric = [metric for _, metric in collector.metrics if metric.name == name][-1]
+    points = metric.sum.data_points if metric.HasField("sum") else metric.gauge.data_points
+    found = {}
+    for point in points:
+        attributes = values(point.attributes)
+        if attributes.pop("tickrunner.service") == service:
+            of = tuple(attributes[f"tickrunner.{each}"] for each in ("result", "outcome") if attributes)
+            found[of] = point.as_int if point.HasField("as_int") else point.as_double
+    return found
+
+
+def test_each_process_is_an_instance_of_its_own_under_one_name() -> None:
+    with receiver() as collector:
+        for _ in range(2):
+            assert run_brief("brief", OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.endpoint}/v1/traces")[0] == 0
+    resources = [resource for resource, _ in collector.spans]
+    assert {resource["service.name"] for resource in resources} == {"ticking"}
+    assert len({resource["service.instance.id"] for resource in resources}) == 2
+    assert collector.logs == collector.metrics == []
+
+
+def test_what_the_environment_says_of_the_resource_stands() -> None:
+    with receiver() as collector:
+        run_brief(
+            "brief",
+            OTEL_TRACES_EXPORTER=OTLP,
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+            OTEL_METRICS_EXPORTER="none",
+            OTEL_LOGS_EXPORTER="none",
+            OTEL_RESOURCE_ATTRIBUTES="service.name=shop,service.instance.id=one,zone=a",
+        )
+    resource, _ = collector.spans[0]
+    assert {name: resource[name] for name in ("service.name", "service.instance.id", "zone")} == {
+        "service.name": "shop",
+        "service.instance.id": "one",
+        "zone": "a",
+    }
+
+
+@pytest.mark.parametrize("service", ["brief", "brief_failing"])
+def test_a_collector_that_hangs_delays_the_end_by_no_more_than_the_bound(service: str) -> None:
+    with receiver(hangs=True) as collector:
+        began = time.monotonic()
+        status, records, stderr = run_brief(service, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        took = time.monotonic() - began  # with the start of Python, on a busy machine
+        assert collector.asked.is_set()
+        [drained] = [record for record in records if record["message"] == "services drained"]
+        [dropped] = [record for record in records if "not everything was sent within" in record["message"]]
+        assert (status, stderr) == (0, "")
+        waited = _seconds(dropped) - _seconds(drained)
+        assert FLUSH_SECONDS - 0.1 <= waited < FLUSH_SECONDS + 1
+        assert took < FLUSH_SECONDS + 20
+
+
+def _seconds(record: dict[str, Any]) -> float:
+    return datetime.fromisoformat(record["timestamp"]).timestamp()
+
+
+def test_a_collector_that_is_not_there_changes_no_exit_status() -> None:
+    status, records, stderr = run_brief("brief", OTEL_EXPORTER_OTLP_ENDPOINT=NOWHERE)
+    assert (status, stderr) == (0, "")
+    assert "services drained" in [record["message"] for record in records]
+
+
+def test_a_second_signal_still_has_its_status_and_what_there_is_is_sent() -> None:
+    with (
+        receiver() as collector,
+        started("run", "ticking:endless", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint) as process,
+    ):
+        process.wait_for("begun")
+        process.signal(signal.SIGINT)
+        process.wait_for("a second signal")
+        process.signal(signal.SIGTERM)
+        assert process.end()[0] == 128 + signal.SIGTERM
+    [(_, span)] = collector.spans
+    assert values(span.attributes)["tickrunner.outcome"] == "cancelled"
+
+
+def test_the_console_shows_spans() -> None:
+    _, stdout, _ = run_to_end("run", "ticking:brief", OTEL_TRACES_EXPORTER="console")
+    assert '"tickrunner.service": "brief"' in stdout
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_prometheus_scrapes_on_loopback_and_a_taken_port_is_said_with_the_remedy() -> None:
+    port = free_port()
+    environment = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": str(port)}
+    with started("run", "ticking:quick", **environment) as process:
+        process.wait_for("services started")
+        with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+        # Not on the other addresses of the machine.
+        listening = [address for address in _addresses() if _listens(address, port)]
+        assert listening == []
+        status, _, stderr = run_brief("quick", **environment)
+        assert status == 1
+        assert re.search(r"Address already in use.*: set OTEL_EXPORTER_PROMETHEUS_PORT to a port that is free", stderr)
+        process.signal(signal.SIGTERM)
+        assert process.end()[0] == 0
+    assert re.search(r'^tickrunner_ticks_total\{.*tickrunner_service="quick".*\} ', text, re.MULTILINE)
+    assert re.search(r"^tickrunner_service_start_timestamp_seconds\{", text, re.MULTILINE)
+
+
+def _addresses() -> list[str]:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing, and tells the address of the way out
+        return [probe.getsockname()[0]]
+    return []
+
+
+def _listens(address: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
+        return True
+    return False
+
+
+SET_UP_BY_THE_PROGRAM = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
+trace.set_tracer_provider(provider)
+
+from ticking import brief
+"""
+
+
+def test_an_sdk_of_the_program_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(SET_UP_BY_THE_PROGRAM)
+    (tmp_path / "ticking.py").write_bytes((PROGRAMS / "ticking.py").read_bytes())
+    with receiver() as collector:
+        status, stdout, stderr = run_to_end(
+            "run", "program:brief", cwd=tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint
+        )
+    assert (status, stderr) == (0, "")
+    assert "the program has set up an SDK of its own" in stdout
+    assert '"tickrunner.service": "brief"' in stdout
+    assert collector.requests == []
+
+
+def test_the_replicas_of_the_demo_are_told_apart(dsn: str) -> None:
+    """With ``dsn``, since a server of the demo's own would take seconds."""
+    with receiver() as collector:
+        arguments = ("--replicas", "2", "--seconds", "4", "--no-kill")
+        status, stdout, stderr = run_to_end(
+            "demo", *arguments, TICKRUNNER_TEST_DSN=dsn, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint
+        )
+    assert (status, stderr) == (0, ""), stdout
+    resources = {(resource["service.name"], resource["service.instance.id"]) for resource, _ in collector.spans}
+    assert resources == {("object_store", "replica-1"), ("object_store", "replica-2")}
+
+
+def test_the_replicas_of_the_demo_have_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "zone=a")
+    monkeypatch.setenv("OTEL_EXPORTER_PROMETHEUS_PORT", "9500")
+    assert _telemetry("replica-3", 3) == {
+        "OTEL_RESOURCE_ATTRIBUTES": "zone=a,service.instance.id=replica-3",
+        "OTEL_EXPORTER_PROMETHEUS_PORT": "9502",
+    }
+    monkeypatch.setenv("OTEL_EXPORTER_PROMETHEUS_PORT", "many")
+    assert "OTEL_EXPORTER_PROMETHEUS_PORT" not in _telemetry("replica-3", 3)
