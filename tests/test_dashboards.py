@@ -46,6 +46,11 @@ def names_in(expr: str) -> set[str]:
     return set(re.findall(r"(?<![\w:.])(?:tickrunner_\w+|error_type)(?![\w:])", expr))
 
 
+def test_names_are_the_same_behind_a_collector() -> None:
+    # One that writes to Prometheus appends other units, and "ratio" to gauges of the unit "1".
+    assert all(re.fullmatch(r"s|\{[a-z]+\}", instrument.unit) for instrument in INSTRUMENTS)
+
+
 def test_the_rules_and_the_dashboard_name_only_what_is_exported() -> None:
     rules = re.sub(r"#.*|\{\{.*?\}\}|'tick .*?'", "", RULES)
     named = names_in(rules).union(*(names_in(target["expr"]) for target in TARGETS))

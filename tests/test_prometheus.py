@@ -115,8 +115,9 @@ def test_the_faults_of_a_fleet_fire_their_alerts_and_no_others_and_the_dashboard
     with contextlib.ExitStack() as stack:
 
         def replica(name: str) -> Process:
-            environment = {"FLEET_REPLICA": name, "FLEET_PORT": str(ports[name]), "FLEET_SWITCHES": str(tmp_path)}
-            return stack.enter_context(started("run", "fleet:services", FLEET_DSN=own_postgres.dsn, **environment))
+            fleet = {"FLEET_DSN": own_postgres.dsn, "FLEET_REPLICA": name, "FLEET_SWITCHES": str(tmp_path)}
+            telemetry = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": str(ports[name])}
+            return stack.enter_context(started("run", "fleet:services", **fleet, **telemetry))
 
         replicas = {name: replica(name) for name in ports}
         server = stack.enter_context(prometheus(rules, ports, job="fleet", every="500ms"))

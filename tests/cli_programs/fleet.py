@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import set_meter_provider
-from opentelemetry.sdk.metrics import MeterProvider
-from prometheus_client import start_http_server
 
 from tickrunner_trio import Config, PostgresLocker, Service
 
@@ -26,9 +22,6 @@ if TYPE_CHECKING:
 
 REPLICA = os.environ["FLEET_REPLICA"]
 SWITCHES = Path(os.environ["FLEET_SWITCHES"])
-
-set_meter_provider(MeterProvider([PrometheusMetricReader()]))
-start_http_server(int(os.environ["FLEET_PORT"]), "127.0.0.1")
 
 
 async def succeed(tick: Tick) -> None:
