@@ -33,7 +33,7 @@ class LockHolder:
     pid: int
     """The process id of the session's backend, on the server; ``pg_terminate_backend`` takes it."""
     application_name: str
-    """What the session calls itself: by default ``tickrunner_trio <pid> <host>`` if it is a `PostgresLocker`'s."""
+    """What the session calls itself: by default ``tickrunner_trio <pid> <host>`` if it is a locker's of ours."""
     client_address: str | None
     """The address that it came from; None over a Unix socket, and where the role may not see it."""
     session_since: dt.datetime | None
