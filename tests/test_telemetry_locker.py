@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -16,7 +16,10 @@ from telemetry_readers import Meters, key
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, Outcome, PostgresLocker
 from tickrunner_trio.lockers import _session
+from tickrunner_trio.lockers._lease import PostgresLease
+from tickrunner_trio.lockers._lock_book import LockBook
 from tickrunner_trio.lockers._losses import Loss
+from tickrunner_trio.lockers._timing import lease_timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,9 +66,19 @@ def break_the_thread(dsn: str, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_session.Session, "exchange", broken)
 
 
+def answer_too_late(dsn: str, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(LockBook, "answered", lambda *_: None)
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [(end_it, "ended"), (answer_wrongly, "statement"), (unlock_nothing, "mismatch"), (break_the_thread, "bug")],
+    [
+        (end_it, "ended"),
+        (answer_wrongly, "statement"),
+        (answer_too_late, "timeout"),
+        (unlock_nothing, "mismatch"),
+        (break_the_thread, "bug"),
+    ],
 )
 async def test_a_lost_session_is_counted_by_its_reason(
     dsn: str,
@@ -152,23 +165,42 @@ async def test_a_lease_tells_for_how_long_it_has_been_lost(dsn: str) -> None:
     assert 0.25 < lost_for <= since
 
 
-async def test_a_lease_that_is_over_is_lost_from_its_end_and_not_from_when_somebody_looked(
-    own_postgres: LocalPostgres,
-) -> None:
-    seen: list[Any] = []
+TIMING = lease_timing(15.0)
 
-    async def work(lease: Lease) -> None:
-        with stopped(backend(own_postgres.dsn)):
-            asked_at = time.monotonic()
-            # The loop is blocked; the thread sees that no reply comes, or else the lease's end.
-            while not lease.lost:
-                time.sleep(0.01)  # noqa: ASYNC251
-            saw_it = time.monotonic()
-            time.sleep(0.4)  # noqa: ASYNC251
-            seen.append((lease.lost_for(), time.monotonic() - saw_it, time.monotonic() - asked_at))  # type: ignore[attr-defined]
 
-    async with PostgresLocker(own_postgres.dsn, lease=2.0) as locker:
-        with pytest.raises(LockLostError):
-            await locker.with_advisory_lock(5, work)
-    [(lost_for, since_it_was_seen, since_the_fault)] = seen
-    assert since_it_was_seen - 0.1 < lost_for < since_the_fault
+class Desk:
+    """A book of locks with one lock held since 0, on a clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.book = LockBook(TIMING, lambda: self.now, lambda *, at_once: None)
+        self.book.session_opened(0.0, 1_000)
+        self.lease = PostgresLease(self.book, 5)
+        assert self.book.want(self.lease)
+        assert self.book.answered(self.book.next_batch(), [True], 0.0) == [(self.lease, True)]
+
+    def lose_session(self) -> None:
+        self.book.lose_session("hung", (DatabaseUnavailableError, "hung"), left=False, server_has_it=True)
+
+
+def test_a_lock_is_lost_from_the_moment_at_which_the_session_was() -> None:
+    desk = Desk()
+    desk.now = 4.0
+    assert desk.lease.lost_for() == 0
+    desk.lose_session()
+    desk.now = 6.5
+    assert desk.lease.lost_for() == 2.5
+
+
+@pytest.mark.parametrize("seen_by", ["whoever asks", "the thread", "the work's end"])
+def test_a_lease_that_is_over_is_lost_from_its_end_and_not_from_when_somebody_looked(seen_by: str) -> None:
+    desk = Desk()
+    desk.now = TIMING.cancel_after + 2
+    if seen_by == "the thread":
+        desk.lose_session()
+    elif seen_by == "the work's end":
+        desk.book.give_back(desk.lease)
+    desk.now += 1
+    assert desk.lease.lost_for() == pytest.approx(3)
+    desk.lose_session()
+    assert desk.lease.lost_for() == pytest.approx(3)
