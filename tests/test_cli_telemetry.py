@@ -250,8 +250,12 @@ def test_prometheus_scrapes_on_loopback_and_a_taken_port_is_said_with_the_remedy
     environment = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": str(port)}
     with started("run", "ticking:quick", **environment) as process:
         process.wait_for("services started")
-        with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=30) as answer:
-            text = answer.read().decode()
+        deadline = time.monotonic() + 30
+        text = ""
+        # Services count as started a little after they are said to be.
+        while "tickrunner_service_start_timestamp_seconds{" not in text and time.monotonic() < deadline:
+            with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=30) as answer:
+                text = answer.read().decode()
         # Not on the other addresses of the machine.
         listening = [address for address in _addresses() if _listens(address, port)]
         assert listening == []

@@ -179,7 +179,7 @@ async def test_a_statement_that_fails_and_a_bug_with_its_traceback_show_none(
     [
         "key=value",
         "URI",
-        pytest.param("PGPASSWORD", marks=pytest.mark.xfail(reason="only the secrets of conninfo are known")),
+        "PGPASSWORD",
     ],
 )
 async def test_a_password_that_the_server_quotes_because_it_is_the_name_of_the_role_too_is_blotted_out(

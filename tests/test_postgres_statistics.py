@@ -420,7 +420,6 @@ async def test_cancelled_while_the_server_says_nothing_holders_returns_at_once()
     # The listener is closed, which ends the attempt of the worker thread.
 
 
-@pytest.mark.xfail(reason="holders() lets the ImportError out", raises=AssertionError)
 def test_without_psycopg_asking_for_the_holders_names_the_remedy() -> None:
     program = (
         "import sys, trio; sys.modules['psycopg'] = None\n"

@@ -251,6 +251,8 @@ class Connection:
         deadline = boot_seconds() + seconds
         connection = pq.PGconn.connect_start(conninfo.encode())
         try:
+            if password := connection.password.decode(errors="replace"):  # also of the environment, or of a file
+                self._secrets.append(password)
             while connection.status != pq.ConnStatus.BAD:
                 status = connection.connect_poll()
                 if status == pq.PollingStatus.OK:

@@ -7,6 +7,7 @@ import datetime as dt
 import selectors
 
 from ._clock import boot_seconds
+from ._driver import driver_needed
 
 _REPLY_SECONDS = 5.0
 
@@ -47,7 +48,8 @@ def read_holders(conninfo: str) -> tuple[LockHolder, ...]:
         DatabaseUnavailableError: the server cannot tell now.
         LockerConfigurationError: it will not, unless somebody changes something.
     """
-    from ._connection import Connection  # noqa: PLC0415  # loads psycopg
+    with driver_needed():
+        from ._connection import Connection  # noqa: PLC0415  # loads psycopg
 
     connection = Connection(conninfo, _wait)
     try:
