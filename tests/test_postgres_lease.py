@@ -170,7 +170,7 @@ async def test_work_that_blocks_the_trio_loop_for_longer_than_the_lease_keeps_it
     assert len(later) >= 4
     gaps = [after - before for before, after in zip([first, *later], later, strict=False)]
     assert TIMING.beat / 2 < min(gaps)
-    assert max(gaps) < TIMING.beat + SLACK
+    assert max(gaps) < 1.9 * TIMING.beat
 
 
 # -- It is over in time ------------------------------------------------------------------------------------------------
@@ -382,6 +382,8 @@ async def test_a_reply_that_comes_after_a_suspend_gives_no_lock_and_takes_no_los
 
 # -- A hold ends by itself ---------------------------------------------------------------------------------------------
 
+LONG_LEASE = 10.0  # so that no beat happens to be due when a hold ends
+
 
 async def test_a_hold_ends_at_its_time_in_the_thread_while_the_trio_loop_is_blocked(dsn: str) -> None:
     times = Times()
@@ -393,7 +395,7 @@ async def test_a_hold_ends_at_its_time_in_the_thread_while_the_trio_loop_is_bloc
         assert lease.lost
         assert lease.let_go_after(math.inf) is False
 
-    async with PostgresLocker(dsn, lease=LEASE) as locker:
+    async with PostgresLocker(dsn, lease=LONG_LEASE) as locker:
         assert await locker.with_advisory_lock(5, hold) is True
         assert 0.29 < times.taken - times.began < 0.3 + SLACK
         assert locker.statistics().held == 0
@@ -417,7 +419,7 @@ async def test_a_hold_that_was_taken_back_lasts_as_long_as_the_work_and_one_that
         times.began = boot_seconds()
         times.taken = taken_at(dsn, 5)  # it blocks
 
-    async with PostgresLocker(dsn, lease=LEASE) as locker:
+    async with PostgresLocker(dsn, lease=LONG_LEASE) as locker:
         assert await locker.with_advisory_lock(5, hold) is True
         assert 0.29 < times.taken - times.began < 0.3 + SLACK
 
@@ -438,7 +440,7 @@ async def test_the_hold_of_a_service_ends_while_the_trio_loop_is_blocked_and_ano
             times.taken = boot_seconds()
 
         async def main() -> None:
-            async with PostgresLocker(dsn, lease=LEASE) as other:
+            async with PostgresLocker(dsn, lease=LONG_LEASE) as other:
                 with trio.fail_after(10):
                     while not await other.with_advisory_lock(5, take):  # noqa: ASYNC110  # of another process
                         await trio.sleep(0.002)
@@ -446,7 +448,7 @@ async def test_the_hold_of_a_service_ends_while_the_trio_loop_is_blocked_and_ano
         trio.run(main)
 
     worked = trio.Event()
-    async with PostgresLocker(dsn, lease=LEASE) as locker:
+    async with PostgresLocker(dsn, lease=LONG_LEASE) as locker:
         service = Service(Config(name="sweep", interval=interval, locker=locker, work=work, lock_id=5))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service.run)
@@ -490,7 +492,7 @@ async def test_what_was_asked_of_a_session_that_is_lost_is_not_asked_of_the_next
             ended[lock_id] = type(error).__name__
 
     async def hold(lease: Any) -> None:
-        assert lease.let_go_after(LEASE) is True
+        assert lease.let_go_after(0.8) is True
         await trio.sleep_forever()
 
     async def wait(lease: Lease) -> None:
@@ -519,6 +521,6 @@ async def test_what_was_asked_of_a_session_that_is_lost_is_not_asked_of_the_next
         await until(lambda: locker.statistics().sessions_opened == 2)
         assert locks(dsn) == []
         assert await locker.with_advisory_lock(9, nothing) is True
-        await trio.sleep(TIMING.beat)
+        await trio.sleep(1.0)  # beyond the end of the hold
     _, second = asked_of.values()
     assert second == [([], [9]), ([9], [])]
