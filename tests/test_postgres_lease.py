@@ -11,15 +11,13 @@ import logging
 import math
 import threading
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 import trio
-from faults.relay import Relay
 from postgres_view import backend, locks, never, nothing, taken_at, terminate, until
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from relayed import relayed
 
 from tickrunner_trio import Config, DatabaseUnavailableError, LockLostError, PostgresLocker, Service
 from tickrunner_trio.lockers import _connection, _postgres, _session, _session_thread
@@ -29,7 +27,7 @@ from tickrunner_trio.lockers._session import Session
 from tickrunner_trio.lockers._timing import lease_timing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from tickrunner_trio import Lease, Tick
     from tickrunner_trio.lockers._lock_book import LockBook
@@ -40,20 +38,6 @@ TIMING = lease_timing(LEASE)
 
 #: What the machine may take to wake somebody up, and to send and hear a word on loopback.
 SLACK = 0.25
-
-
-@asynccontextmanager
-async def relayed(dsn: str) -> AsyncGenerator[tuple[Relay, str]]:
-    """A relay to the server, and the connection string that leads through it."""
-    where = conninfo_to_dict(dsn)
-    host, port = str(where.get("hostaddr") or where["host"]), int(where.get("port") or 5432)
-    if host.startswith("/"):
-        pytest.skip("the relay speaks TCP, and TICKRUNNER_TEST_DSN names a Unix socket")
-    relay = Relay(lambda: (host, port))
-    async with trio.open_nursery() as nursery:
-        await nursery.start(relay.run)
-        yield relay, make_conninfo(dsn, host=relay.host, hostaddr=relay.host, port=relay.port)
-        nursery.cancel_scope.cancel()
 
 
 def thread_of(locker: PostgresLocker) -> SessionThread:

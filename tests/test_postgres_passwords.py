@@ -11,11 +11,11 @@ from urllib.parse import quote
 import psycopg
 import pytest
 import trio
-from faults.relay import Relay
 from locker_essentials import works_again
 from postgres_view import asked, instead_of_the_statement, never, terminate, until
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from relayed import relayed
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, PostgresLocker
 from tickrunner_trio.lockers import _session_thread
@@ -23,6 +23,8 @@ from tickrunner_trio.lockers._session import Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+
+    from faults.relay import Relay
 
     from tickrunner_trio import Lease
 
@@ -97,22 +99,16 @@ async def exposed(
     """The password must have been shown nowhere in the end."""
     caplog.set_level(logging.DEBUG)
     patch.setattr(_session_thread, "_BACKOFF_SECONDS", 0.002)  # it doubles with each failure
-    server = conninfo_to_dict(dsn)
-    host, port = str(server.get("hostaddr") or server["host"]), int(server.get("port") or 5432)
-    if host.startswith("/"):
-        pytest.skip("the relay speaks TCP, and TICKRUNNER_TEST_DSN names a Unix socket")
-    relay = Relay(lambda: (host, port))
     with role(dsn, password) as user:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(relay.run)
-            where = {"host": relay.host, "port": str(relay.port), "user": user, "dbname": str(server["dbname"])}
+        async with relayed(dsn) as (relay, conninfo):
+            way = {name: str(value) for name, value in conninfo_to_dict(conninfo).items()}
+            where = {name: way[name] for name in ("host", "port", "dbname")} | {"user": user}
             locker = PostgresLocker(conninfo_in(form, where, password, patch), lease=2.0)
             scene = Exposed(locker, relay, user)
             async with locker:
                 await works_again(locker)
                 yield scene
             await scene.fails(trio.ClosedResourceError, "closed: make a new one")
-            nursery.cancel_scope.cancel()
     assert caplog.records
     assert forms_shown("\n".join([*scene.shown, caplog.text]), password) == []
 
