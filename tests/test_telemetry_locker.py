@@ -42,10 +42,6 @@ def sessions(meters: Meters) -> tuple[int, dict[str, int]]:
     return read["locker.sessions"][key({})], {reason: count for reason, count in lost.items() if count}
 
 
-async def works(lease: Lease) -> None:
-    await trio.sleep_forever()
-
-
 def end_it(dsn: str, patch: pytest.MonkeyPatch) -> None:
     terminate(dsn)
 

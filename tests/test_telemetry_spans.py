@@ -241,8 +241,7 @@ class EverySecond(Sampler):
         taken = attributes["tickrunner.tick.number"] % 2
         return SamplingResult(Decision.RECORD_AND_SAMPLE if taken else self._otherwise, attributes)
 
-    def get_description(self) -> str:
-        return "EverySecond"
+    get_description = ALWAYS_OFF.get_description  # nobody asks for it
 
 
 @pytest.mark.parametrize("otherwise", [Decision.DROP, Decision.RECORD_ONLY])
@@ -500,6 +499,20 @@ def test_records_carry_the_ids_of_the_span_or_none(traces: Traces) -> None:
     assert (record.__dict__["trace_id"], record.__dict__["span_id"]) == (None, None)
 
 
+def test_a_span_of_somebody_that_cannot_say_who_it_is_costs_no_record() -> None:
+    class NamelessSpan(trace.NonRecordingSpan):
+        def get_span_context(self) -> trace.SpanContext:
+            raise ZeroDivisionError
+
+    record = logging.makeLogRecord({})
+    token = context.attach(trace.set_span_in_context(NamelessSpan(trace.INVALID_SPAN_CONTEXT)))
+    try:
+        assert TickContextFilter().filter(record)
+    finally:
+        context.detach(token)
+    assert (record.__dict__["trace_id"], record.__dict__["span_id"]) == (None, None)
+
+
 # -- Nobody is disturbed -----------------------------------------------------------------------------------------------
 
 
@@ -514,16 +527,14 @@ class Broken(SpanProcessor):
             raise self._error
 
     def on_end(self, span: Any) -> None:
-        if self._method == "on_end":
-            raise self._error
+        raise self._error
 
 
 class BrokenSampler(Sampler):
     def should_sample(self, *_: Any, **__: Any) -> SamplingResult:
         raise ZeroDivisionError("sampler")
 
-    def get_description(self) -> str:
-        return "BrokenSampler"
+    get_description = ALWAYS_OFF.get_description
 
 
 class BrokenTracers(trace.TracerProvider):
