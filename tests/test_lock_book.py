@@ -57,6 +57,11 @@ class Caller:
     outlived: bool = False
 
     @property
+    def lost_its_work(self) -> bool:
+        """Whether work runs under a lock that is lost; under a hold there is none."""
+        return self.state is LeaseState.LOST and self.hold_ends_at == math.inf
+
+    @property
     def lock_id(self) -> int:
         return self.lease.lock_id
 
@@ -399,7 +404,7 @@ class BookMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_ready)
     @rule()
     def thread_waits_for_the_work(self) -> None:
-        runs = any(caller.state is LeaseState.LOST for caller in self.in_book.values())
+        runs = any(caller.lost_its_work for caller in self.in_book.values())
         assert self.book.lost_work_runs() is runs
         self.sleeps_until = math.inf if runs else None
 
@@ -422,7 +427,7 @@ class BookMachine(RuleBasedStateMachine):
         late = [
             caller
             for caller in self.in_book.values()
-            if caller.state is LeaseState.LOST and caller.to_stop_by <= self.now and not caller.outlived
+            if caller.lost_its_work and caller.to_stop_by <= self.now and not caller.outlived
         ]
         assert {id(lease) for lease in self.book.outlived()} == {id(caller.lease) for caller in late}
         for caller in late:
@@ -537,7 +542,7 @@ class BookMachine(RuleBasedStateMachine):
             ends = [caller.hold_ends_at for caller in self.in_book.values() if caller.state is LeaseState.HELD]
             assert self.sleeps_until <= min(ends, default=math.inf)
         elif self.sleeps_until is not None:
-            assert any(caller.state is LeaseState.LOST for caller in self.in_book.values())
+            assert any(caller.lost_its_work for caller in self.in_book.values())
 
     @invariant()
     def the_statistics_are_exact(self) -> None:
@@ -872,6 +877,18 @@ def test_a_lease_that_was_lost_stays_lost_after_its_work_has_handed_it_back() ->
     assert lease.lost
     assert desk.book.give_back(lease)
     assert lease.lost
+
+
+def test_a_hold_that_is_lost_is_nothing_that_could_resist() -> None:
+    desk = Desk()
+    held_on, worked_under = desk.have(5, 6)
+    assert held_on.let_go_after(60.0)
+    desk.book.lose_session("ended", (DatabaseUnavailableError, "ended"), left=False, server_has_it=False)
+    assert held_on.lost
+    desk.now = 20.0
+    assert desk.book.outlived() == [worked_under]
+    desk.book.give_back(worked_under)
+    assert not desk.book.lost_work_runs(), "so the session need not be kept for it"
 
 
 def test_work_that_resists_is_told_of_once_from_its_time_to_stop_on() -> None:

@@ -205,7 +205,6 @@ async def test_work_that_outlives_its_time_to_stop_is_told_of_once_and_its_socke
     assert len(told()) == 1
 
 
-@pytest.mark.xfail(reason="the thread ends at once where it has no session, and nobody else looks")
 async def test_work_that_outlives_its_lease_is_told_of_also_while_the_locker_is_being_left(
     dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -291,7 +291,7 @@ class Connection:
         raise DatabaseUnavailableError(self._parting_words or self._blotted(reason)) from None
 
     def _blotted(self, message: str) -> str:
-        for secret in self._secrets:
+        for secret in sorted(self._secrets, key=len, reverse=True):  # one may be a part of another
             message = message.replace(secret, "***")
         return " ".join(message.split())
 

@@ -340,7 +340,8 @@ class LockBook:
             for lease in self._in_use.values():
                 if lease.state is LeaseState.HELD:
                     lease.state, lease.marked_lost, lease.lost_at = LeaseState.LOST, reason, lost_at
-                    self._lost_work[lease] = stop_by
+                    if lease not in self._holds:  # under which no work runs, so nothing has to stop
+                        self._lost_work[lease] = stop_by
                     lost.append(lease)
                 elif lease.state in (LeaseState.WANTED, LeaseState.ASKED):
                     answers.append((lease, error_of(refusal)))

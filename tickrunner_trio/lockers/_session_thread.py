@@ -153,6 +153,7 @@ class SessionThread:
         finally:
             try:
                 self._part(reason, refusal, loss)
+                self._let_work_stop()  # also where there was no session: nobody looks at it afterwards
             finally:
                 self._close_files()
                 self._tell(self._attempted, self._ended)
