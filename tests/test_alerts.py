@@ -398,6 +398,15 @@ def test_one_replica_is_enough() -> None:
     )
 
 
+def test_nobody_runs_fires_although_the_last_replica_that_went_was_one_whose_gate_says_no() -> None:
+    assert_alerts(
+        replica(("success", 30 * MINUTE), instance="a"),
+        replica(("gated", 32 * MINUTE), instance="b"),
+        until=HOUR,
+        NobodyRuns=37 * MINUTE,
+    )
+
+
 def test_nobody_runs_fires_when_no_target_can_be_scraped() -> None:
     assert_alerts(
         replica(("success", 3 * HOUR), unscraped=(30 * MINUTE, 40 * MINUTE)),
