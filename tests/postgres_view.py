@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import trio
 
+from tickrunner_trio.lockers._clock import boot_seconds
 from tickrunner_trio.lockers._connection import Connection
 
 if TYPE_CHECKING:
@@ -61,6 +63,16 @@ def stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def taken_at(dsn: str, lock_id: int) -> float:
+    """Try for a lock as a rival does, without pause, and return the `boot_seconds` at which it was had. It blocks."""
+    deadline = boot_seconds() + 30
+    with psycopg.connect(dsn, autocommit=True) as rival:
+        while not rival.execute("SELECT pg_try_advisory_lock(%s)", (lock_id,)).fetchall()[0][0]:
+            assert boot_seconds() < deadline
+            time.sleep(0.002)
+        return boot_seconds()
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -249,8 +249,12 @@ def test_prometheus_scrapes_on_loopback_and_a_taken_port_is_said_with_the_remedy
     environment = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": str(port)}
     with started("run", "ticking:quick", **environment) as process:
         process.wait_for("services started")
-        with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=30) as answer:
-            text = answer.read().decode()
+        deadline = time.monotonic() + 30
+        text = ""
+        # Services count as started a little after they are said to be.
+        while "tickrunner_service_start_timestamp_seconds{" not in text and time.monotonic() < deadline:
+            with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=30) as answer:
+                text = answer.read().decode()
         # Not on all addresses: another one of the loopback network would answer too.
         assert not _listens("127.0.0.2", port)
         status, _, stderr = run_brief("quick", **environment)

@@ -23,7 +23,7 @@ MODULES = {
     "running": ["_attempt", "_reporting", "_service", "_supervisor", "_passes"],
     "lockers": [
         *("lockers", "lockers._memory", "lockers._postgres", "lockers._lock_book", "lockers._lease", "lockers._clock"),
-        "lockers._losses",
+        *("lockers._losses", "lockers._driver"),
         *("lockers._statistics", "lockers._session_thread", "lockers._session", "lockers._connection"),
         "lockers._holders",
     ],

@@ -45,7 +45,7 @@ class Instrument:
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
-    unit: str
+    unit: str  #: "s", or in braces; for a gauge never "1", of which collectors make "_ratio" in a name for Prometheus.
     attributes: tuple[str, ...]
     description: str
     boundaries: tuple[float, ...] = ()  #: Of the buckets of a histogram.
@@ -90,12 +90,18 @@ STARTED = Instrument(
 )
 INTERVAL = Instrument("tickrunner.interval", "gauge", "s", (SERVICE,), "From slot to slot")
 ENABLED = Instrument(
-    "tickrunner.enabled", "gauge", "1", (SERVICE,), "1, or 0 when the gate said no; absent until it was first asked"
+    "tickrunner.enabled",
+    "gauge",
+    "{replica}",
+    (SERVICE,),
+    "1, or 0 when the gate said no; absent until it was first asked",
 )
 FAILURES = Instrument(
     "tickrunner.consecutive_failures", "gauge", "{failure}", (SERVICE,), "Errors since the last success"
 )
-HELD = Instrument("tickrunner.lock.held", "gauge", "1", (SERVICE,), "1 while this replica works, or holds on; else 0")
+HELD = Instrument(
+    "tickrunner.lock.held", "gauge", "{lock}", (SERVICE,), "1 while this replica works, or holds on; else 0"
+)
 SESSIONS = Instrument("tickrunner.locker.sessions", "counter", "{session}", (), "Sessions that a PostgresLocker opened")
 SESSIONS_LOST = Instrument(
     "tickrunner.locker.sessions.lost", "counter", "{session}", (ERROR_TYPE,), "Sessions that it lost, and their locks"

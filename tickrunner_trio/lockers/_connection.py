@@ -226,15 +226,13 @@ class Connection:
     def _connected(self, parameters: ConnDict) -> PGconn:
         """Try each address for ``connect_timeout`` seconds, which libpq itself respects only where it blocks."""
         failures: list[tuple[object, str]] = []  # the host, and what it said
+        seconds, attempts = 0, list["ConnDict"]()
         try:
-            seconds = timeout_from_conninfo(parameters)
-            attempts = conninfo_attempts(parameters)
+            seconds, attempts = timeout_from_conninfo(parameters), conninfo_attempts(parameters)
         except psycopg.Error as error:
             failures.append((None, str(error)))
-            attempts = []
         except ValueError as error:  # each Python has its own words for what idna cannot encode
             failures.append((None, f"invalid host name: {error}"))
-            attempts = []
         for attempt in attempts:
             try:
                 return self._connected_once(make_conninfo("", **attempt), seconds)
@@ -253,6 +251,8 @@ class Connection:
         deadline = boot_seconds() + seconds
         connection = pq.PGconn.connect_start(conninfo.encode())
         try:
+            if password := connection.password.decode(errors="replace"):  # also of the environment, or of a file
+                self._secrets.append(password)
             while connection.status != pq.ConnStatus.BAD:
                 status = connection.connect_poll()
                 if status == pq.PollingStatus.OK:

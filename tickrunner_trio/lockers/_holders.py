@@ -7,6 +7,7 @@ import datetime as dt
 import selectors
 
 from ._clock import boot_seconds
+from ._driver import driver_needed
 
 _REPLY_SECONDS = 5.0
 
@@ -33,7 +34,7 @@ class LockHolder:
     pid: int
     """The process id of the session's backend, on the server; ``pg_terminate_backend`` takes it."""
     application_name: str
-    """What the session calls itself: by default ``tickrunner_trio <pid> <host>`` if it is a `PostgresLocker`'s."""
+    """What the session calls itself: by default ``tickrunner_trio <pid> <host>`` if it is a locker's of ours."""
     client_address: str | None
     """The address that it came from; None over a Unix socket, and where the role may not see it."""
     session_since: dt.datetime | None
@@ -47,7 +48,8 @@ def read_holders(conninfo: str) -> tuple[LockHolder, ...]:
         DatabaseUnavailableError: the server cannot tell now.
         LockerConfigurationError: it will not, unless somebody changes something.
     """
-    from ._connection import Connection  # noqa: PLC0415  # loads psycopg
+    with driver_needed():
+        from ._connection import Connection  # noqa: PLC0415  # loads psycopg
 
     connection = Connection(conninfo, _wait)
     try:

@@ -76,7 +76,7 @@ class Batch:
 
     releases: list[PostgresLease]
     acquires: list[PostgresLease]
-    refused: list[Answer] = dataclasses.field(default_factory=list)
+    refused: list[Answer] = dataclasses.field(default_factory=list["Answer"])
 
     def __len__(self) -> int:
         return len(self.releases) + len(self.acquires)

@@ -209,7 +209,7 @@ class PostgresLocker:
                     raise trio.ClosedResourceError(_CLOSED) if self._closed else DatabaseUnavailableError(lease.loss)
                 await _run_under(lease, fn)
             finally:
-                await _released(book, lease)
+                await _released(book, lease)  # noqa: ASYNC102 - it shields itself, and the thread's deadlines bound it
         finally:
             self._callers.discard(lease)
             if self._closed:

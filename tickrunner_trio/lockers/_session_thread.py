@@ -47,6 +47,7 @@ import trio
 from .._audit import log_safely
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
 from ._clock import boot_seconds
+from ._driver import driver_needed
 from ._lock_book import EXPIRED, LockBook
 from ._losses import Loss
 
@@ -175,12 +176,8 @@ class SessionThread:
             self._tell(self._attempted)
 
     def _open(self) -> Session:
-        try:
-            from ._session import Session  # noqa: PLC0415  # loads psycopg, which takes long, or is not there
-        except ImportError as error:
-            raise LockerConfigurationError(
-                f"psycopg or its libpq is missing ({error}): pip install 'psycopg[binary]', or install libpq"
-            ) from None
+        with driver_needed():
+            from ._session import Session  # noqa: PLC0415  # loads psycopg
         session = Session(self._conninfo, self._timing, self._wait)
         try:
             sent_at = self._opened_at = boot_seconds()

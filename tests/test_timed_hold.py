@@ -1,0 +1,214 @@
+"""What a `Service` says to a lease that can end by itself: exactly when, and never while work runs under it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from scripted import ScriptedLease, ScriptedLocker, service, virtually
+
+from tickrunner_trio import Outcome
+from tickrunner_trio.abc import TimedLease
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tickrunner_trio import Lease, Tick, TickReport
+
+
+class ScriptedTimedLease(ScriptedLease):
+    """Ends by itself, as that of a `PostgresLocker` does in its thread: a little before or after Trio's own timers."""
+
+    def __init__(self, locker: ScriptedTimedLocker, lock_id: int, scope: trio.CancelScope) -> None:
+        super().__init__(lock_id, scope)
+        self._locker = locker
+        self._ends_at = math.inf
+
+    @property
+    def lost(self) -> bool:
+        return super().lost or trio.current_time() >= self._ends_at
+
+    def let_go_after(self, seconds: float) -> bool:
+        assert not self._locker.works, "there is work under the lock"
+        self._locker.asked_for.append((trio.current_time(), seconds))
+        if self.lost or self._locker.refuses_holds:
+            return False
+        self._ends_at = trio.current_time() + seconds + self._locker.ends_late_by
+        return True
+
+
+@dataclass(eq=False)
+class ScriptedTimedLocker(ScriptedLocker):
+    ends_late_by: float = 0.0
+    refuses_holds: bool = False
+    asked_for: list[tuple[float, float]] = field(default_factory=list)  #: Trio's time, and the seconds.
+    works: int = 0
+
+    async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
+        self.note("locked")
+        try:
+            with trio.CancelScope() as scope:
+                lease = ScriptedTimedLease(self, lock_id, scope)
+                assert isinstance(lease, TimedLease)
+                await fn(lease)
+        finally:
+            self.note("unlocked")
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first slot is at 0, and a failure is held on to for an eighth of the interval."""
+    monkeypatch.setattr("tickrunner_trio._service.jitter", lambda interval, random: 0.0)
+    monkeypatch.setattr("tickrunner_trio._service.random.random", lambda: 0.5)
+
+
+def working(locker: ScriptedTimedLocker, *seconds: float, error: Exception | None = None) -> Any:
+    """Work that takes so long, one after the other; the last for ever after."""
+    takes = list(seconds)
+
+    async def work(tick: Tick) -> None:
+        locker.works += 1
+        try:
+            await trio.sleep(takes.pop(0) if len(takes) > 1 else takes[0])
+            if error is not None:
+                raise error
+        finally:
+            locker.works -= 1
+
+    return work
+
+
+def test_after_a_success_the_lease_is_to_end_nine_tenths_of_the_interval_from_the_start() -> None:
+    locker = ScriptedTimedLocker()
+
+    async def main() -> None:
+        with trio.move_on_after(15):
+            await service(working(locker, 2.0), locker).run()
+
+    virtually(main)
+    assert locker.asked_for == [(2.0, 7.0), (12.0, 7.0)]
+    assert locker.events == [("locked", 0.0), ("unlocked", 9.0), ("locked", 10.0), ("unlocked", 15.0)]
+
+
+def test_after_a_failure_it_is_to_end_at_the_random_point() -> None:
+    locker = ScriptedTimedLocker()
+
+    async def main() -> None:
+        with trio.move_on_after(9):
+            await service(working(locker, 1.0, error=ValueError()), locker).run()
+
+    virtually(main)
+    assert locker.asked_for == [(1.0, 0.25)]
+    assert locker.events == [("locked", 0.0), ("unlocked", 1.25)]
+
+
+@pytest.mark.parametrize(("cadence", "seconds"), [("replica", 1.0), ("cluster", 9.5)])
+def test_without_a_hold_nothing_is_said(cadence: Any, seconds: float) -> None:
+    locker = ScriptedTimedLocker()
+
+    async def main() -> None:
+        with trio.move_on_after(9.75):
+            await service(working(locker, seconds), locker, cadence=cadence).run()
+
+    virtually(main)
+    assert locker.asked_for == []
+    assert locker.events == [("locked", 0.0), ("unlocked", seconds)]
+
+
+@pytest.mark.parametrize("ends_late_by", [0.0, 0.5, -0.5])
+def test_a_hold_is_over_on_trios_clock_whenever_the_lease_really_ends(ends_late_by: float) -> None:
+    locker = ScriptedTimedLocker(ends_late_by=ends_late_by)
+
+    async def main() -> None:
+        with trio.move_on_after(9.75):
+            await service(working(locker, 0.0), locker).run()
+
+    virtually(main)
+    assert locker.events == [("locked", 0.0), ("unlocked", 9.0)]
+
+
+def test_a_forced_tick_takes_the_end_back_while_its_work_runs_and_then_sets_the_same_end_again() -> None:
+    locker = ScriptedTimedLocker()
+    reports: list[TickReport] = []
+
+    async def main() -> None:
+        sweep = service(working(locker, 0.0, 2.0), locker)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sweep.run)
+            await trio.sleep(3)
+            reports.append(await sweep.tick())
+            await trio.sleep(4.5)
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert locker.asked_for == [(0.0, 9.0), (3.0, math.inf), (5.0, 4.0)]
+    assert locker.events == [("locked", 0.0), ("unlocked", 9.0)]
+    assert [report.outcome for report in reports] == [Outcome.SUCCESS]
+
+
+def test_under_a_forced_tick_that_outlasts_the_hold_the_lease_does_not_end() -> None:
+    locker = ScriptedTimedLocker()
+    lost: list[bool] = []
+
+    async def main() -> None:
+        sweep = service(working(locker, 0.0, 8.0, 0.0), locker, cadence="cluster")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sweep.run)
+            await trio.sleep(3)
+            report = await sweep.tick()
+            lost.append(report.outcome is not Outcome.SUCCESS)
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert locker.asked_for == [(0.0, 9.0), (3.0, math.inf)]
+    assert locker.events[:2] == [("locked", 0.0), ("unlocked", 11.0)]
+    assert lost == [False]
+
+
+def test_a_forced_tick_that_comes_when_the_lease_has_just_ended_gets_a_lock_of_its_own() -> None:
+    """The thread ends it by its own clock, a little before Trio's timer."""
+    locker = ScriptedTimedLocker(ends_late_by=-0.5)
+    reports: list[TickReport] = []
+
+    async def main() -> None:
+        sweep = service(working(locker, 0.0), locker)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sweep.run)
+            await trio.sleep(8.75)
+            reports.append(await sweep.tick())
+            nursery.cancel_scope.cancel()
+
+    virtually(main)
+    assert locker.events == [("locked", 0.0), ("unlocked", 8.75), ("locked", 8.75), ("unlocked", 8.75)]
+    assert locker.asked_for == [(0.0, 9.0), (8.75, math.inf)]
+    assert [report.outcome for report in reports] == [Outcome.SUCCESS]
+
+
+def test_a_lease_that_is_lost_when_the_hold_would_begin_is_not_held_on_to_and_the_next_slot_comes() -> None:
+    locker = ScriptedTimedLocker(refuses_holds=True)
+
+    async def main() -> None:
+        with trio.move_on_after(15):
+            await service(working(locker, 1.0), locker).run()
+
+    virtually(main)
+    assert locker.asked_for == [(1.0, 8.0), (11.0, 8.0)]
+    assert locker.events == [("locked", 0.0), ("unlocked", 1.0), ("locked", 10.0), ("unlocked", 11.0)]
+
+
+def test_a_drain_ends_a_hold_before_the_lease_would() -> None:
+    locker = ScriptedTimedLocker()
+
+    async def main() -> None:
+        sweep = service(working(locker, 0.0), locker)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sweep.run)
+            await trio.sleep(3)
+            sweep.drain()
+
+    virtually(main)
+    assert locker.events == [("locked", 0.0), ("unlocked", 3.0)]
