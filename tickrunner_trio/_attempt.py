@@ -65,6 +65,7 @@ class Attempt:
     __slots__ = (
         "_approach",
         "_asked_at",
+        "_asked_for",
         "_begun",
         "_config",
         "_lock_id",
@@ -110,6 +111,7 @@ class Attempt:
         self._approach = trio.CancelScope()
         self._begun = False
         self._asked_at: float | None = None  #: When the locker was; None under a lock that is held already.
+        self._asked_for: float | None = None  #: Seconds from then to the work's start, or to the refusal.
         self.request_id = new_request_id()
         self.scheduled_at = scheduled_at
         self.started_at = scheduled_at  #: Seconds of Trio's clock; set when the attempt begins, and when its work does.
@@ -139,7 +141,7 @@ class Attempt:
             self._asked_at = asked_at = trio.current_time()
             had, error = await _caught(self._approach, locker.with_advisory_lock, self._lock_id, under_lock)
             if self.report is None and (had is False or isinstance(error, Exception)):
-                self._meter.lock_answered_after(trio.current_time() - asked_at)
+                self._asked_for = trio.current_time() - asked_at
             if error is not None:
                 self._locker_raised(error)
             elif self.report is None:
@@ -188,7 +190,7 @@ class Attempt:
         config, epoch = self._config, lease.epoch
         self.started_at = trio.current_time()
         if self._asked_at is not None:
-            self._meter.lock_answered_after(self.started_at - self._asked_at)
+            self._asked_for = self.started_at - self._asked_at
         # Either may have come in the moment of the grant, and a cancellation reaches no work before it checkpoints.
         if lease.lost:
             self._report(Outcome.LOCK_LOST, self._error_for(Outcome.LOCK_LOST, None), epoch)
@@ -298,6 +300,7 @@ class Attempt:
             if span is not None:
                 span.judged(self.report, lost_for=lost_for)
             self._publish(self.report, utc_at(judged_at, self._utc_offset))
+            self._meter.record(self.report, asked_for=self._asked_for)
         finally:
             if span is not None:
                 span.end()

@@ -110,20 +110,22 @@ class ServiceMeter:
         """Count work that goes on longer than it may after its lock was lost. For the session's thread."""
         self._tally.overstayed += 1
 
-    def lock_answered_after(self, seconds: float) -> None:
-        """Record how long it took from asking the locker to the work's start, or to the refusal."""
-        try:
-            self._acquire.record(seconds, self._service, _NO_SPAN)
-        except Exception as error:
-            self._registry.guard.failed("recording a histogram", error)
-
     def judged(self, report: TickReport, health: WorkerHealth) -> None:
-        """Count a tick and record its times."""
-        tally = self._tally
-        tally.health = health
+        """Count a tick."""
+        self._tally.health = health
+        self._tally.ticks[report.outcome] += 1
+
+    def record(self, report: TickReport, *, asked_for: float | None) -> None:
+        """Record the times of a tick, all at once: what runs between them would make each of them cost twice as much.
+
+        Args:
+            report: of the tick.
+            asked_for: seconds from asking the locker to the work's start or to the refusal; None: it was not asked.
+        """
         outcome = report.outcome
-        tally.ticks[outcome] += 1
         try:
+            if asked_for is not None:
+                self._acquire.record(asked_for, self._service, _NO_SPAN)
             context = None if outcome.result == "error" else _NO_SPAN
             self._duration.record(report.duration, self._service_and[outcome], context)
             if not report.forced:
