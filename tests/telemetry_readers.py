@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.metrics import MeterProvider
@@ -13,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.sampling import Sampler
 
@@ -25,11 +27,11 @@ def key(attributes: Mapping[str, Any]) -> Key:
 
 
 class Meters:
-    """A meter provider and what a reader of it sees."""
+    """A meter provider and what a reader of it sees, beside others that it may have."""
 
-    def __init__(self) -> None:
-        self.reader = InMemoryMetricReader()
-        self.provider = MeterProvider([self.reader], shutdown_on_exit=False)
+    def __init__(self, *others: MetricReader, reader: InMemoryMetricReader | None = None) -> None:
+        self.reader = InMemoryMetricReader() if reader is None else reader
+        self.provider = MeterProvider([*others, self.reader], shutdown_on_exit=False)
         self.given = {"meter_provider": self.provider}  #: To a `Service`.
 
     def read(self) -> dict[str, dict[Key, Any]]:
@@ -38,7 +40,7 @@ class Meters:
         read: dict[str, dict[Key, Any]] = {}
         for resource in [] if data is None else data.resource_metrics:
             for scope in resource.scope_metrics:
-                assert scope.scope.name == "tickrunner_trio"
+                assert (scope.scope.name, scope.scope.version) == ("tickrunner_trio", version("tickrunner-trio"))
                 for metric in scope.metrics:
                     points = read.setdefault(metric.name.removeprefix("tickrunner."), {})
                     for point in metric.data.data_points:

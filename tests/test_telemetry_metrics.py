@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
+from opentelemetry.sdk.metrics import ObservableCounter
+from opentelemetry.sdk.metrics.export import AggregationTemporality, HistogramDataPoint, InMemoryMetricReader
 from scripted import ScriptedLocker, run_for, service, virtually
 from telemetry_readers import Meters
 
 import tickrunner_trio._service
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, Outcome, PostgresLocker, Tick
+from tickrunner_trio._telemetry import _registry
 from tickrunner_trio._telemetry._names import INSTRUMENTS
 
 ALL = {outcome.value for outcome in Outcome}
@@ -205,8 +208,61 @@ def test_a_service_that_is_gone_leaves_no_series_and_no_object(meters: Meters) -
     assert meters.of("sweep").keys() == histograms
     assert meters.of("other")["ticks"]["success"] == 0
     again = service(one_second, telemetry=meters.given)
-    assert meters.of("sweep")["ticks"] == dict.fromkeys(ALL, 0)
+    virtually(again.tick)
+    assert meters.of("sweep")["ticks"] == {**dict.fromkeys(ALL, 0), "success": 2}, "its counters go on"
     del other, again
+
+
+@pytest.mark.parametrize("read_between", [True, False])
+@pytest.mark.parametrize(
+    ("temporality", "first", "then"),
+    [(AggregationTemporality.DELTA, 5, 1), (AggregationTemporality.CUMULATIVE, 5, 6)],
+)
+def test_counters_never_fall_when_a_service_is_made_again(
+    temporality: AggregationTemporality, first: int, then: int, *, read_between: bool
+) -> None:
+    meters = Meters(reader=InMemoryMetricReader(preferred_temporality={ObservableCounter: temporality}))
+    sweep = service(one_second, telemetry=meters.given)
+    for _ in range(5):
+        virtually(sweep.tick)
+    assert meters.of("sweep")["ticks"]["success"] == first
+    del sweep
+    gc.collect()
+    if read_between:
+        assert "ticks" not in meters.of("sweep")
+    again = service(one_second, telemetry=meters.given)
+    virtually(again.tick)
+    assert meters.of("sweep")["ticks"]["success"] == then
+
+
+def test_the_time_of_the_last_success_does_not_move_back_when_its_service_goes(meters: Meters) -> None:
+    async def main() -> None:
+        first, second = (service(one_second, telemetry=meters.given) for _ in range(2))
+        await first.tick()
+        await trio.sleep(100)
+        await second.tick()
+        before = meters.of("sweep")
+        del second
+        await trio.lowlevel.checkpoint()
+        gc.collect()
+        after = meters.of("sweep")
+        for name in ("last_success.timestamp", "last_tick.timestamp"):
+            assert after[name] == before[name], name
+        await trio.sleep(100)
+        await first.tick()
+        assert meters.of("sweep")["last_success.timestamp"] == pytest.approx(before["last_success.timestamp"] + 101)
+
+    virtually(main)
+
+
+def test_what_names_leave_is_kept_of_so_many_only(meters: Meters, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_registry, "_MOST_NAMES", 2)
+    for name in ("one", "two", "three"):
+        virtually(service(one_second, telemetry=meters.given, name=name).tick)
+        gc.collect()
+        meters.read()
+    again = [service(one_second, telemetry=meters.given, name=name) for name in ("one", "two", "three")]
+    assert [meters.of(each.name)["ticks"]["success"] for each in again] == [1, 1, 0]
 
 
 def test_without_a_reader_nothing_of_a_dropped_service_is_kept(meters: Meters) -> None:
@@ -240,6 +296,28 @@ def test_services_come_and_go_while_an_exporter_reads(meters: Meters) -> None:
     assert (
         sum(meters.of(f"sweep_{number}").get("tick.duration", {}).get("success", (0,))[0] for number in range(7)) == 300
     )
+
+
+def test_who_comes_waits_until_a_read_is_over(meters: Meters) -> None:
+    class Tally:
+        group = "slow"
+
+        def read(self, instrument: object) -> Any:
+            if not waited:
+                maker.start()
+                maker.join(0.2)
+                waited.append(maker.is_alive())
+            return iter(())
+
+    waited: list[bool] = []
+    made: list[object] = []
+    maker = threading.Thread(target=lambda: made.append(service(one_second, telemetry=meters.given)))
+    registry, owner = _registry.registry_of(meters.provider), Meters()
+    registry.add(owner, Tally())
+    registry.readings(INSTRUMENTS[0])
+    maker.join()
+    assert waited == [True]
+    assert meters.of("sweep")["ticks"] == dict.fromkeys(ALL, 0)
 
 
 GLOBAL = """
@@ -281,13 +359,84 @@ first = service(work, name="first", telemetry=meters.given)
 second = service(work, name="second")
 metrics.set_meter_provider(meters.provider)
 """,
+        # Somebody passes what is the global one at that time: the API's proxy.
+        """
+first = service(work, name="first")
+second = service(work, name="second", telemetry={"meter_provider": metrics.get_meter_provider()})
+metrics.set_meter_provider(meters.provider)
+""",
+        # And passes it still when another one has been set.
+        """
+proxy = metrics.get_meter_provider()
+first = service(work, name="first")
+metrics.set_meter_provider(meters.provider)
+second = service(work, name="second", telemetry={"meter_provider": proxy})
+""",
     ],
 )
 def test_the_global_provider_serves_whenever_it_is_set(program: str) -> None:
+    assert run_alone(GLOBAL.format(program)) == (0, "")
+
+
+INTERRUPTED = """
+import gc, signal
+from telemetry_readers import Meters
+from scripted import service, virtually
+from tickrunner_trio._telemetry import _registry
+
+async def work(tick): pass
+
+def flush(*_):
+    seen.append(meters.of("sweep")["ticks"]["success"])
+
+def interrupted(*arguments):
+    _registry._merge = merge
+    signal.raise_signal(signal.SIGTERM)
+    merge(*arguments)
+
+seen = []
+merge = _registry._merge
+meters = Meters()
+sweep, *others = [service(work, telemetry=meters.given, interval=interval) for interval in (10, 20, 30)]
+for each in (sweep, *others):
+    virtually(each.tick)
+del each, others
+gc.collect()
+signal.signal(signal.SIGTERM, flush)
+_registry._merge = interrupted
+other = service(work, telemetry=meters.given, name="other")  # it is now that the two are let go
+assert seen == [3], seen
+after = meters.of("sweep")
+assert (after["ticks"]["success"], after["interval"]) == (3, 10), after
+"""
+
+
+def test_a_signal_handler_may_flush_while_its_thread_registers_a_service() -> None:
+    assert run_alone(INTERRUPTED) == (0, "")
+
+
+def run_alone(program: str) -> tuple[int, str]:
+    """Run it in a process of its own; return its status and what it wrote on the standard error."""
     path = [each for each in sys.path if each]
-    program = f"import sys; sys.path[:0] = {path!r}\n" + GLOBAL.format(program)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    program = f"import sys; sys.path[:0] = {path!r}\n" + program
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    return done.returncode, done.stderr
+
+
+def test_a_global_provider_that_cannot_be_found_disturbs_nobody_and_is_logged_once(
+    meters: Meters, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_registry, "_globally", {})
+    monkeypatch.setenv("OTEL_PYTHON_METER_PROVIDER", "nosuch")
+    without = [service(one_second), service(one_second)]
+    given = service(one_second, telemetry=meters.given)
+    for each in (*without, given):
+        assert virtually(each.tick).outcome is Outcome.SUCCESS
+    for _ in range(2):
+        assert meters.of("sweep")["ticks"]["success"] == 1
+    said = [record.getMessage() for record in caplog.records if record.name == "tickrunner_trio.telemetry"]
+    assert len(said) == 2, "once for each provider"
+    assert all("finding the global meter provider raised" in each for each in said)
 
 
 def test_what_is_no_provider_is_refused_with_the_remedy() -> None:
@@ -314,4 +463,12 @@ def test_every_instrument_is_seen_with_its_unit_and_attributes(meters: Meters) -
         for metric in data.resource_metrics[0].scope_metrics[0].metrics
     }
     assert metrics == {each.name: (each.unit, each.description, set(each.attributes)) for each in INSTRUMENTS}
+    bounds = {
+        metric.name: tuple(point.explicit_bounds)
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        for point in metric.data.data_points
+        if isinstance(point, HistogramDataPoint)
+    }
+    assert bounds == {each.name: each.boundaries for each in INSTRUMENTS if each.kind == "histogram"}
+    assert {len(each) for each in bounds.values()} == {20, 16}
     del locker

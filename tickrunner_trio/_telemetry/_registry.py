@@ -7,14 +7,16 @@ SDK takes one observable of a name and drops a second one silently, so that all 
             (loop, or the session's thread)                             (the exporter's thread)
 
 A registry holds tallies strongly and their meters weakly. When a meter is gone, with its service or locker, its tally
-is read for the last time: where others of its name go on, its counters are added to theirs, because the sum must not
-fall; where none does, the series end.
+is read for the last time, and what must not fall is kept under its name: counters, and the times of what was last. With
+the last meter of a name its series end. When one of that name is made again, they go on from what was kept, because the
+SDK keeps their last values: a sum that begins anew would be a negative difference where deltas are exported.
 
 Invariants:
 
 1. Each number of a tally has one thread that writes it; nobody changes the keys of its dicts.
 2. The lock of a registry is taken to register, and in the exporter's thread; no tick waits for it.
 3. Two series never have the same attributes: counters add up, gauges show the greatest.
+4. Each tally is counted once, as long as it lives and after: a group is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ import weakref
 from collections import deque
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from opentelemetry.metrics import MeterProvider, NoOpMeter, Observation, get_meter_provider
 
 from ._guard import Guard
-from ._names import INSTRUMENTS, SCOPE
+from ._names import INSTRUMENTS, LAST_SUCCESS, LAST_TICK, SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +42,13 @@ if TYPE_CHECKING:
 
     #: What an instrument shows of one tally: the values of its attributes, and a number.
     Reading: TypeAlias = tuple[tuple[str, ...], float]
+
+
+#: What only ever grows, so that it outlives who counted.
+_LASTING = tuple(each for each in INSTRUMENTS if each.kind == "counter" or each in (LAST_SUCCESS, LAST_TICK))
+
+#: For so many names it is kept. The SDK has no more series of an instrument, unless it is told to.
+_MOST_NAMES = 2000
 
 
 class Tally(Protocol):
@@ -55,12 +64,11 @@ class Tally(Protocol):
         ...
 
 
-class _Group:
-    """The tallies of one name: those whose meters live, and the sums that the others left."""
+class _Group(NamedTuple):
+    """The tallies of one name: those whose meters live, and what the others left."""
 
-    def __init__(self) -> None:
-        self.live: dict[weakref.ref[object], Tally] = {}
-        self.left: dict[Instrument, dict[tuple[str, ...], float]] = {}
+    live: dict[weakref.ref[object], Tally]
+    left: dict[Instrument, dict[tuple[str, ...], float]]
 
 
 class Registry:
@@ -69,11 +77,13 @@ class Registry:
     def __init__(self, provider: MeterProvider | None) -> None:
         self.guard = Guard("all services of a meter provider")
         self._provider = None if provider is None else weakref.ref(provider)
-        self._lock = threading.Lock()
+        # A signal handler may flush, and so read, in the middle of anything below, in the same thread.
+        self._lock = threading.RLock()
+        self._is_reaping = False
         self._groups: dict[str, _Group] = {}
         self._gone: deque[weakref.ref[object]] = deque()  # filled by the garbage collector, which must not wait
         self._group_of: dict[weakref.ref[object], str] = {}
-        meter = self._meter_of(get_meter_provider() if provider is None else provider)
+        meter = self._meter_of(provider)
         self._histograms = {each: self._histogram(meter, each) for each in INSTRUMENTS if each.kind == "histogram"}
         for each in INSTRUMENTS:
             if each.kind != "histogram":
@@ -89,45 +99,52 @@ class Registry:
             self._reap()
             reference = weakref.ref(owner, self._gone.append)
             self._group_of[reference] = tally.group
-            self._groups.setdefault(tally.group, _Group()).live[reference] = tally
+            self._groups.setdefault(tally.group, _Group({}, {})).live[reference] = tally
 
     def readings(self, instrument: Instrument) -> list[Reading]:
-        """Return what all tallies say to an instrument, those that are gone but not forgotten included."""
+        """Return what all tallies say to an instrument, and what others of their names left."""
         with self._lock:
             self._reap()
             readings: list[Reading] = []
-            for group in self._groups.values():
-                readings += group.left.get(instrument, {}).items()
+            for group in list(self._groups.values()):  # a copy: who interrupts this may let go of some
+                if group.live:
+                    readings += group.left.get(instrument, {}).items()
                 for tally in group.live.values():
                     readings += tally.read(instrument)
             return readings
 
     def _reap(self) -> None:
-        while self._gone:
-            reference = self._gone.popleft()
-            name = self._group_of.pop(reference)
-            group = self._groups[name]
-            tally = group.live.pop(reference)
-            if not group.live:
-                del self._groups[name]
-                continue
-            for instrument in INSTRUMENTS:
-                if instrument.kind == "counter":
-                    left = group.left.setdefault(instrument, {})
-                    for key, value in tally.read(instrument):
-                        left[key] = left.get(key, 0) + value
+        if self._is_reaping:  # by the code that a signal handler has interrupted, which will go on with it
+            return
+        self._is_reaping = True
+        try:
+            while self._gone:
+                self._let_go(self._gone.popleft())
+        finally:
+            self._is_reaping = False
+
+    def _let_go(self, reference: weakref.ref[object]) -> None:
+        """Read a tally for the last time."""
+        name = self._group_of.pop(reference)
+        group = self._groups[name]
+        live = dict(group.live)
+        tally = live.pop(reference)
+        left = {instrument: dict(values) for instrument, values in group.left.items()}
+        for instrument in _LASTING:
+            for key, value in tally.read(instrument):
+                if value:
+                    _merge(left.setdefault(instrument, {}), instrument, key, value)
+        if live or (left and len(self._groups) <= _MOST_NAMES):
+            self._groups[name] = _Group(live, left)
+        else:
+            del self._groups[name]
 
     def _observed(self, instrument: Instrument, _options: CallbackOptions) -> list[Observation]:
         """Be the callback of an observable."""
         merged: dict[tuple[str, ...], float] = {}
         for registry in self._registries():
             for key, value in registry.readings(instrument):
-                if key not in merged:
-                    merged[key] = value
-                elif instrument.kind == "counter":
-                    merged[key] += value
-                else:
-                    merged[key] = max(merged[key], value)
+                _merge(merged, instrument, key, value)
         return [Observation(value, dict(zip(instrument.attributes, key, strict=True))) for key, value in merged.items()]
 
     def _registries(self) -> Iterator[Registry]:
@@ -136,15 +153,27 @@ class Registry:
         Either may have got the provider's instruments, and the other one's were dropped.
         """
         yield self
-        provider = get_meter_provider()
         if self._provider is None:
-            other = _of_providers.get(provider)
+            provider = self._global_provider()
+            other = None if provider is None else _of_providers.get(provider)
         else:
-            other = _globally.get("") if self._provider() is provider else None
+            other = _globally.get("")
+            if other is not None and self._provider() is not self._global_provider():
+                other = None
         if other is not None:
             yield other
 
-    def _meter_of(self, provider: MeterProvider) -> Meter:
+    def _global_provider(self) -> MeterProvider | None:
+        try:
+            return get_meter_provider()
+        except Exception as error:  # OTEL_PYTHON_METER_PROVIDER names one that there is not
+            self.guard.failed("finding the global meter provider", error)
+            return None
+
+    def _meter_of(self, provider: MeterProvider | None) -> Meter:
+        provider = self._global_provider() if provider is None else provider
+        if provider is None:
+            return NoOpMeter(SCOPE)
         try:
             return provider.get_meter(SCOPE, package_version())
         except Exception as error:
@@ -172,6 +201,13 @@ class Registry:
             self.guard.failed("making an observable instrument", error)
 
 
+def _merge(values: dict[tuple[str, ...], float], instrument: Instrument, key: tuple[str, ...], value: float) -> None:
+    """Put one more reading of an instrument to the others: counters add up, of gauges the greatest stays."""
+    if (other := values.get(key)) is not None:
+        value = other + value if instrument.kind == "counter" else max(other, value)
+    values[key] = value
+
+
 _lock = threading.Lock()
 _of_providers: weakref.WeakKeyDictionary[MeterProvider, Registry] = weakref.WeakKeyDictionary()
 _globally: dict[str, Registry] = {}  # of the global provider, whichever that is or will be: none, or one under ""
@@ -179,6 +215,8 @@ _globally: dict[str, Registry] = {}  # of the global provider, whichever that is
 
 def registry_of(provider: MeterProvider | None) -> Registry:
     """Return the registry of a provider; None: of the global one, also if that is set later."""
+    if provider is not None and _is_proxy(provider):
+        provider = None
     with _lock:
         registry = _globally.get("") if provider is None else _of_providers.get(provider)
         if registry is None:
@@ -188,6 +226,16 @@ def registry_of(provider: MeterProvider | None) -> Registry:
             else:
                 _of_providers[provider] = registry
         return registry
+
+
+def _is_proxy(provider: MeterProvider) -> bool:
+    """Whether it is what `get_meter_provider` returns until a provider is set, and which passes on to that one then.
+
+    Its class is private, so it is told by its name. A registry of its own would lose its instruments to the global
+    one's: for the provider that is set later, the two are the same.
+    """
+    kind = type(provider)
+    return kind.__module__.startswith("opentelemetry.metrics.") and kind.__name__ == "_ProxyMeterProvider"
 
 
 @cache

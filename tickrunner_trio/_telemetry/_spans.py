@@ -5,9 +5,10 @@
     gate ---> try the lock ---> [ run the work ---> judge ---> report ] ---> [hold] ---> unlock
                                 |______________ the span _____________|
 
-It begins with the work, not with the question for the lock, so that it lasts as long as the report says; the wait for
-the lock has a histogram of its own. A tick whose work did not run has a span if it is an error, made when that is
-known and dated back. Skipped ticks have none, unless somebody asks: of ten replicas nine skip.
+It begins with the work, as the report's duration does, not with the question for the lock, whose wait has a histogram
+of its own; it ends later than that duration by what log and hook take. A tick whose work did not run has a span if it
+is an error, made when that is known and dated back. Skipped ticks have none, unless somebody asks: of ten replicas nine
+skip.
 
 Each tick is a trace of its own, with a link to the last tick of the service that was sampled. What the work opens
 becomes its child, in nurseries and threads as well, since the context goes where `request_id` goes.
@@ -148,6 +149,8 @@ class ServiceTracer:
         """Write down what came of the tick."""
         error = report.error if report.outcome.result == "error" else None
         try:
+            if not span.is_recording():
+                return
             span.set_attribute(OUTCOME, report.outcome.value)
             if error is None:
                 return
@@ -163,6 +166,8 @@ class ServiceTracer:
     def end(self, span: Span) -> None:
         """End the span; the next tick's will link to it if it was sampled."""
         try:
+            if not span.is_recording():
+                return
             span.end()
             context = span.get_span_context()
             if context.trace_flags.sampled:
@@ -172,7 +177,7 @@ class ServiceTracer:
 
     def _tracer_of(self, provider: TracerProvider | None) -> Tracer:
         try:
-            return (provider or get_tracer_provider()).get_tracer(SCOPE, package_version())
+            return (get_tracer_provider() if provider is None else provider).get_tracer(SCOPE, package_version())
         except Exception as error:
             self._guard.failed("making a tracer", error)
             return NoOpTracer()
@@ -190,15 +195,14 @@ class TickSpan:
 
     def judged(self, report: TickReport, *, lost_for: float) -> None:
         """Write down what came of the tick; of a lost lock, for how many seconds it has been."""
-        if self._token is not None and self._span.is_recording():
+        if self._token is not None:
             self._tracer.judged(self._span, report, lost_for)
 
     def end(self) -> None:
         """End it, after the log and the hook; what was current before is current again."""
         if self._token is not None:
             current.detach(self._token)
-            if self._span.is_recording():
-                self._tracer.end(self._span)
+            self._tracer.end(self._span)
 
 
 def _name_of(function: object) -> str:
