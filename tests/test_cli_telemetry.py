@@ -305,6 +305,19 @@ def test_a_signal_while_the_rest_is_sent_changes_no_exit_status(number: signal.S
     assert (status, stderr) == (0, "")
 
 
+def test_what_exporters_do_is_logged_and_not_sent() -> None:
+    """It would be sent in requests of its own, without end."""
+    often = dict.fromkeys(("OTEL_BSP_SCHEDULE_DELAY", "OTEL_BLRP_SCHEDULE_DELAY", "OTEL_METRIC_EXPORT_INTERVAL"), "20")
+    with receiver() as collector:
+        status, records, _ = run_brief("brief", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, **often)
+    assert status == 0
+    theirs = [record["message"] for record in records if record["logger"].startswith("urllib3")]
+    assert [message for message in theirs if "POST /v1/logs" in message]
+    sent = [record.body.string_value for _, record in collector.logs]
+    assert sent
+    assert not set(sent) & set(theirs)
+
+
 def test_the_console_shows_spans() -> None:
     _, stdout, _ = run_to_end("run", "ticking:brief", OTEL_TRACES_EXPORTER="console")
     assert '"tickrunner.service": "brief"' in stdout
