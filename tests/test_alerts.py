@@ -6,6 +6,8 @@ Times are exact. An alert fires at the first evaluation at which its condition h
 
 from __future__ import annotations
 
+import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,6 +43,20 @@ def test_a_rehearsal_finds_an_alert_that_is_missing_early_late_or_too_much(tmp_p
         rehearse(silent, NoSuccess=36 * MINUTE)
     with pytest.raises(AssertionError, match="TickrunnerStalled"):
         rehearse(NoSuccess=36 * MINUTE, Stalled=36 * MINUTE)
+
+
+def test_promtool_finds_no_fault_in_the_rules_and_would_find_one(tmp_path: Path) -> None:
+    def check(rules: Path) -> subprocess.CompletedProcess[str]:
+        command = [program("promtool"), "check", "rules", "--lint-fatal", str(rules)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    done = check(RULES)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = len(re.findall(r"^ +- (?:alert|record): ", RULES.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert f"SUCCESS: {found} rules found" in done.stdout
+    broken = tmp_path / "broken.yml"
+    broken.write_text(RULES.read_text(encoding="utf-8").replace("max by (", "max buy ("), encoding="utf-8")
+    assert check(broken).returncode != 0
 
 
 # -- A healthy fleet is silent -----------------------------------------------------------------------------------------
@@ -277,6 +293,30 @@ def test_a_clock_that_was_years_ahead_hides_nothing_once_it_is_gone() -> None:
         scrape=40,
         NoSuccess=41 * MINUTE,
     )
+
+
+@pytest.mark.parametrize("ahead", [30 * MINUTE, 7 * DAY])
+@pytest.mark.parametrize("outcome", ["busy", "failed"])
+def test_a_clock_that_is_ahead_delays_by_10_minutes_at_most_while_it_lives(outcome: str, ahead: float) -> None:
+    # The success of 29:30, first seen at 30:00, is new up to 39:20: the sample before it, of 29:20, is then 10 minutes
+    # old. At 59:30, half an hour after it, the clock's time of it is past, and counts as any other.
+    ends_at = min(29.5 * MINUTE + ahead + 0.5 * MINUTE, 63 * MINUTE)
+    failing = {} if outcome == "busy" else {"Failing": (43 * MINUTE, ends_at)}
+    assert_alerts(
+        replica(("success", 30 * MINUTE), (outcome, 3 * HOUR), clock_ahead=ahead),
+        until=62 * MINUTE,
+        scrape=40,
+        NoSuccess=(46 * MINUTE, ends_at),
+        **failing,
+    )
+
+
+@pytest.mark.parametrize(
+    ("interval", "scrape", "evaluate"), [(MINUTE, 120, 300), (10 * MINUTE, 60, 60), (HOUR, 120, 120)]
+)
+def test_a_fleet_whose_clock_is_ahead_is_silent(interval: float, scrape: int, evaluate: int) -> None:
+    working = replica(("success", 9 * HOUR), interval=interval, clock_ahead=DAY)
+    assert_alerts(working, until=8 * HOUR, scrape=scrape, evaluate=evaluate)
 
 
 # -- Never succeeded ---------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 from cli_processes import PATIENCE, PROGRAMS, run_to_end, started
 
 import tickrunner_trio
@@ -89,6 +90,24 @@ def test_a_signal_while_the_services_are_being_opened_cancels_that() -> None:
     assert (status, errors) == (0, "")
     assert output.endswith("closed")
     assert "services started services=" not in output
+
+
+@pytest.mark.usefixtures("among_the_programs")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_just_before_signals_are_obeyed_is_not_lost(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_signal_receiver = trio.open_signal_receiver
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    def late(*numbers: int) -> object:
+        signal.raise_signal(number)
+        return open_signal_receiver(*numbers)
+
+    monkeypatch.setattr(trio, "open_signal_receiver", late)
+    assert main(["run", "ticking:opened_for_ever"]) == 0
+    assert f"{number.name} before the services started: stopping" in capsys.readouterr().out
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_the_end_of_stdin_drains() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -26,6 +27,7 @@ from tickrunner_trio._demo import _telemetry
 OTLP = "otlp"
 WITH_LOGS = ("--log-format", "json", "--log-level", "debug")
 NOWHERE = "http://127.0.0.1:9"  # discard: nobody listens
+REFUSED = "the SDK of OpenTelemetry cannot do what the environment asks for: "
 
 
 def run_brief(target: str, **environment: str) -> tuple[int, list[dict[str, Any]], str]:
@@ -94,6 +96,26 @@ def test_a_plain_run_needs_no_sdk(tmp_path: Path) -> None:
             {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": "many"},
             *(2, "the exporter 'prometheus' of OTEL_METRICS_EXPORTER cannot be made: ValueError: invalid literal"),
         ),
+        (
+            {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": "99999"},
+            *(2, "the exporter 'prometheus' of OTEL_METRICS_EXPORTER cannot be made: OverflowError: "),
+        ),
+        (
+            {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_HOST": "no.such.host.invalid"},
+            *(1, "the exporter 'prometheus' of OTEL_METRICS_EXPORTER cannot be made: gaierror: "),
+        ),
+        *(
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": NOWHERE, variable: value}, 2, f"{REFUSED}{error}")
+            for variable, value, error in [
+                ("OTEL_BSP_MAX_QUEUE_SIZE", "-1", "ValueError: max_queue_size must be a positive integer"),
+                ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "100000", "ValueError: max_export_batch_size must be"),
+                ("OTEL_METRIC_EXPORT_INTERVAL", "-5", "ValueError: interval value -5"),
+                ("OTEL_METRICS_EXEMPLAR_FILTER", "foo", "ValueError: Unknown exemplar filter 'foo'"),
+                # Refused when the SDK is imported.
+                ("OTEL_ATTRIBUTE_COUNT_LIMIT", "-1", "ValueError: OTEL_ATTRIBUTE_COUNT_LIMIT must be"),
+                ("OTEL_PYTHON_TRACER_PROVIDER", "nosuch", "StopIteration"),
+            ]
+        ),
     ],
 )
 def test_a_variable_that_cannot_be_followed_is_said_in_one_line(
@@ -103,6 +125,41 @@ def test_a_variable_that_cannot_be_followed_is_said_in_one_line(
     assert got == status
     assert stderr.startswith(f"tickrunner: {said}")
     assert stderr.count("\n") == 1
+    if said.startswith(REFUSED):
+        [(variable, value)] = [each for each in environment.items() if not each[0].startswith("OTEL_EXPORTER_")]
+        assert stderr.endswith(f": correct {variable}={value!r}\n")
+
+
+def test_what_may_be_a_secret_is_not_shown() -> None:
+    headers = {
+        "OTEL_EXPORTER_OTLP_HEADERS": "key=secret",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:secret@127.0.0.1:9",
+    }
+    status, _, stderr = run_brief("brief", OTEL_BSP_MAX_QUEUE_SIZE="-1", OTEL_SERVICE_NAME="shop", **headers)
+    assert status == 2
+    assert stderr.endswith(": correct OTEL_BSP_MAX_QUEUE_SIZE='-1', OTEL_SERVICE_NAME='shop'\n")
+    assert "secret" not in stderr
+
+
+def test_no_global_provider_is_set_where_another_one_is_refused() -> None:
+    program = """if True:
+        from tickrunner_trio._cli_errors import UsageError
+        from tickrunner_trio._cli_sdk import signals_set_already
+        from tickrunner_trio._cli_telemetry import telemetry_of_environment
+        try:
+            telemetry_of_environment("app").__enter__()
+        except UsageError:
+            print(sorted(signals_set_already()))
+    """
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": NOWHERE, "OTEL_BLRP_MAX_QUEUE_SIZE": "-1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
 def test_missing_packages_are_said_with_the_remedy(tmp_path: Path) -> None:
@@ -118,10 +175,11 @@ def test_missing_packages_are_said_with_the_remedy(tmp_path: Path) -> None:
 # -- End to end --------------------------------------------------------------------------------------------------------
 
 
-def test_a_collector_receives_spans_metrics_and_logs_of_one_story() -> None:
+@pytest.mark.parametrize("target", ["brief_failing", "opened_brief_failing"])
+def test_a_collector_receives_spans_metrics_and_logs_of_one_story(target: str) -> None:
     with receiver() as collector:
         status, records, stderr = run_brief(
-            "brief_failing", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_SERVICE_NAME="shop"
+            target, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_SERVICE_NAME="shop"
         )
     assert (status, stderr) == (0, "")
     # Everything was sent at the drain: the SDK's own intervals, 5 seconds and a minute, are longer than this run.
@@ -233,6 +291,33 @@ def test_a_second_signal_still_has_its_status_and_what_there_is_is_sent() -> Non
     assert values(span.attributes)["tickrunner.outcome"] == "cancelled"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_rest_is_sent_changes_no_exit_status(number: signal.Signals) -> None:
+    with (
+        receiver(hangs=True) as collector,
+        started("run", "ticking:opened_brief_failing", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint) as process,
+    ):
+        process.wait_for("services drained")
+        assert collector.asked.wait(30)  # the sending of the rest has begun, and takes until its bound
+        process.signal(number)
+        status, stdout, stderr = process.end()
+    assert "not everything was sent within" in stdout
+    assert (status, stderr) == (0, "")
+
+
+def test_what_exporters_do_is_logged_and_not_sent() -> None:
+    """It would be sent in requests of its own, without end."""
+    often = dict.fromkeys(("OTEL_BSP_SCHEDULE_DELAY", "OTEL_BLRP_SCHEDULE_DELAY", "OTEL_METRIC_EXPORT_INTERVAL"), "20")
+    with receiver() as collector:
+        status, records, _ = run_brief("brief", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, **often)
+    assert status == 0
+    theirs = [record["message"] for record in records if record["logger"].startswith("urllib3")]
+    assert [message for message in theirs if "POST /v1/logs" in message]
+    sent = [record.body.string_value for _, record in collector.logs]
+    assert sent
+    assert not set(sent) & set(theirs)
+
+
 def test_the_console_shows_spans() -> None:
     _, stdout, _ = run_to_end("run", "ticking:brief", OTEL_TRACES_EXPORTER="console")
     assert '"tickrunner.service": "brief"' in stdout
@@ -259,7 +344,11 @@ def test_prometheus_scrapes_on_loopback_and_a_taken_port_is_said_with_the_remedy
         assert not _listens("127.0.0.2", port)
         status, _, stderr = run_brief("quick", **environment)
         assert status == 1
-        assert re.search(r"Address already in use.*: set OTEL_EXPORTER_PROMETHEUS_PORT to a port that is free", stderr)
+        assert re.search(
+            r"Address already in use.*: set OTEL_EXPORTER_PROMETHEUS_PORT to a port that is free, "
+            r"and OTEL_EXPORTER_PROMETHEUS_HOST to an address of this machine$",
+            stderr,
+        )
         process.signal(signal.SIGTERM)
         assert process.end()[0] == 0
     assert re.search(r'^tickrunner_ticks_total\{.*tickrunner_service="quick".*\} ', text, re.MULTILINE)
@@ -306,36 +395,103 @@ def test_a_record_is_sent_whatever_it_holds_and_the_handler_goes_with_the_block(
     assert record["body"] == "%s and %s ('one',)"
     attributes = record["attributes"]
     assert {name: attributes[name] for name in attributes if not name.startswith("code.")} == {
+        "component": "app",
         "what": "{1}",
         "count": 3,
     }
     assert record["severity_text"] == "ERROR"
 
 
-SET_UP_BY_THE_PROGRAM = """
+SET_UP_BY_THE_PROGRAM = {
+    "traces": """
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+trace.set_tracer_provider(TracerProvider())
+""",
+    "metrics": """
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+metrics.set_meter_provider(MeterProvider())
+""",
+    "logs": """
+from opentelemetry._logs import set_logger_provider
+from opentelemetry.sdk._logs import LoggerProvider
+set_logger_provider(LoggerProvider())
+""",
+}
 
-provider = TracerProvider()
-provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
-trace.set_tracer_provider(provider)
 
-from ticking import brief
-"""
+def run_program(directory: Path, program: str, **environment: str) -> tuple[int, str, str]:
+    """Run the target ``program:services``; `ticking` is beside it."""
+    (directory / "program.py").write_text(program)
+    (directory / "ticking.py").write_bytes((PROGRAMS / "ticking.py").read_bytes())
+    return run_to_end("run", "program:services", cwd=directory, **environment)
 
 
-def test_an_sdk_of_the_program_is_left_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(SET_UP_BY_THE_PROGRAM)
-    (tmp_path / "ticking.py").write_bytes((PROGRAMS / "ticking.py").read_bytes())
+@pytest.mark.parametrize("theirs", SET_UP_BY_THE_PROGRAM)
+def test_a_signal_that_the_program_has_set_up_is_left_to_it_and_the_others_are_sent(
+    theirs: str, tmp_path: Path
+) -> None:
+    program = SET_UP_BY_THE_PROGRAM[theirs] + "from ticking import brief as services"
     with receiver() as collector:
-        status, stdout, stderr = run_to_end(
-            "run", "program:brief", cwd=tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint
-        )
+        status, stdout, stderr = run_program(tmp_path, program, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
     assert (status, stderr) == (0, "")
-    assert "the program has set up an SDK of its own" in stdout
-    assert '"tickrunner.service": "brief"' in stdout
-    assert collector.requests == []
+    sent = {"traces": collector.spans, "metrics": collector.metrics, "logs": collector.logs}
+    assert [signal for signal, what in sent.items() if not what] == [theirs]
+    ours = "; ".join(f"{signal} to otlp" for signal in sent if signal != theirs)
+    assert f"telemetry: {ours}; {theirs} as the program has set them up itself" in stdout
+    assert "Overriding" not in stdout
+
+
+def test_a_program_that_sets_its_own_while_it_is_opened_is_told_that_it_comes_too_late(tmp_path: Path) -> None:
+    program = """
+from contextlib import asynccontextmanager
+import ticking
+
+@asynccontextmanager
+async def services():
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
+    yield ticking.brief
+"""
+    with receiver() as collector:
+        status, stdout, stderr = run_program(tmp_path, program, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+    assert (status, stderr) == (0, "")
+    assert "Overriding of current TracerProvider is not allowed" in stdout
+    assert len(collector.spans) >= 3
+
+
+def test_records_of_other_loggers_are_sent_with_the_ids_of_the_tick_whatever_the_program_does_to_logging(
+    tmp_path: Path,
+) -> None:
+    program = """
+import logging
+import ticking
+
+logging.basicConfig(level="INFO", force=True, format="%(message)s has %(keys)s", style="%")
+logging.getLogger().handlers[0].addFilter(lambda record: setattr(record, "keys", sorted(vars(record))) or True)
+
+async def work(tick):
+    logging.getLogger("httpx").warning("GET %s", tick.request_id)
+    await ticking.end_the_process(tick)
+
+services = [ticking.service("logging", work)]
+"""
+    with receiver() as collector:
+        status, _, stderr = run_program(tmp_path, program, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+    assert status == 0
+    got = [record for _, record in collector.logs if record.body.string_value.startswith("GET")]
+    assert len(got) >= 3
+    spans = {span.span_id for _, span in collector.spans}
+    for record in got:
+        attributes = values(record.attributes)
+        assert f"GET {attributes['request_id']}" == record.body.string_value
+        assert attributes["component"] == "httpx"
+        assert record.span_id in spans
+    # The record itself, which the program's own handlers get, is as it was.
+    [line, *_] = [line for line in stderr.splitlines() if line.startswith("GET")]
+    assert "request_id" not in line
 
 
 def test_the_replicas_of_the_demo_are_told_apart(dsn: str) -> None:
@@ -348,6 +504,10 @@ def test_the_replicas_of_the_demo_are_told_apart(dsn: str) -> None:
     assert (status, stderr) == (0, ""), stdout
     resources = {(resource["service.name"], resource["service.instance.id"]) for resource, _ in collector.spans}
     assert resources == {("object_store", "replica-1"), ("object_store", "replica-2")}
+    # At the drain, when the context manager of the example was left, and its locker closed.
+    for name in ("tickrunner.ticks", "tickrunner.last_success.timestamp", "tickrunner.locker.sessions"):
+        told = [resource["service.instance.id"] for resource, metric in collector.metrics if metric.name == name]
+        assert {"replica-1", "replica-2"} == set(told), name
 
 
 def test_the_replicas_of_the_demo_have_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

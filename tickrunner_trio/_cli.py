@@ -18,6 +18,8 @@ from ._cli_errors import UsageError, command_error_in, first_leaf, show
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from . import Service
+
 _TARGET = "a list of services, or an async context manager function that yields one, for example myapp:services"
 
 #: Seconds; the example keeps the record by which the demo judges for an hour.
@@ -57,18 +59,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from ._cli_loading import load  # noqa: PLC0415 - see the docstring of the module
     from ._cli_logging import configure_logging, end_stdout  # noqa: PLC0415
-    from ._cli_run import run_services  # noqa: PLC0415
+    from ._cli_run import run_services, signals_restored  # noqa: PLC0415
     from ._cli_telemetry import telemetry_of_environment  # noqa: PLC0415
 
     configure_logging(options.log_format, options.log_level)
     open_services = load(options.target)
+    # Metrics are read for the last time when everything has ended, and end with the services that they are about.
+    kept: list[Service] = []
+    run = partial(
+        run_services,
+        open_services,
+        drain_timeout=options.drain_timeout,
+        stop_at_eof=options.stop_at_eof,
+        kept=kept,
+    )
     try:
-        with telemetry_of_environment(options.target.partition(":")[0].partition(".")[0]):
-            return trio.run(
-                partial(
-                    run_services, open_services, drain_timeout=options.drain_timeout, stop_at_eof=options.stop_at_eof
-                )
-            )
+        with signals_restored(), telemetry_of_environment(options.target.partition(":")[0].partition(".")[0]):
+            return trio.run(run)
     finally:
         end_stdout()
 

@@ -9,7 +9,8 @@
      exit 0                                             exit 128 + n  <---2nd signal: cancel
 
 Once a second signal has come, both have the system's own effect again: a third ends the process at once, whatever it
-is doing. Two of the same number that arrive before the Trio loop turns count as one. Code that blocks the loop delays
+is doing. A first or second one that comes after the closing, while telemetry sends what is left in a bounded time, has
+no effect. Two of the same number that arrive before the Trio loop turns count as one. Code that blocks the loop delays
 all of this; SIGKILL is the last safety net, and the database lets the locks of a dead process go by itself.
 """
 
@@ -31,7 +32,7 @@ from . import Supervisor
 from ._cli_errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from . import Service
     from ._cli_loading import OpenServices
@@ -39,20 +40,27 @@ if TYPE_CHECKING:
 #: Beside ``tickrunner_trio.component``, which is where the services log.
 _log = logging.getLogger("tickrunner_trio.cli")
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 #: What a process that lost its parent allows its services beyond the drain, before it ends itself.
 _ORPHAN_GRACE = 5.0
 
 
-async def run_services(open_services: OpenServices, *, drain_timeout: float, stop_at_eof: bool) -> int:
+async def run_services(
+    open_services: OpenServices, *, drain_timeout: float, stop_at_eof: bool, kept: list[Service]
+) -> int:
     """Run the services until a signal drains them, and return the exit status.
 
     Args:
         open_services: what `load` gave.
         drain_timeout: seconds that work in flight may take after the first signal before it is cancelled.
         stop_at_eof: take the end of standard input, which the death of the parent brings about, for a first signal.
+        kept: the services are put into it, so that the caller may keep them alive; most are made while they are opened.
 
     Raises:
         CommandError: the services could not be opened, or they contradict each other. In groups, perhaps.
+
+    Signals that come after it has returned do nothing; `signals_restored` ends that.
 
     Cancellation handling: the services stop without a drain, and the context manager is left.
     """
@@ -64,6 +72,7 @@ async def run_services(open_services: OpenServices, *, drain_timeout: float, sto
         # The scope surrounds the whole context manager: one that opens a nursery cannot be cancelled in its entry only.
         with stopping.scope:
             async with open_services() as services:
+                kept.extend(services)
                 stopping.supervisor = _supervisor(services, drain_timeout)
                 _log.info("services started", extra={"services": [_description(service) for service in services]})
                 await stopping.supervisor.run()
@@ -74,6 +83,17 @@ async def run_services(open_services: OpenServices, *, drain_timeout: float, sto
                     stopping.status = 1
         nursery.cancel_scope.cancel()
     return stopping.status
+
+
+@contextlib.contextmanager
+def signals_restored() -> Generator[None]:
+    """See that signals have, after the block, the effect that they had before."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Stopping:
@@ -87,7 +107,13 @@ class _Stopping:
         self._drain_timeout = drain_timeout
 
     async def obey_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        early: list[signal.Signals] = []
+        # What the receiver restores in the end; between here and there nothing may be lost.
+        for number in _SIGNALS:
+            signal.signal(number, lambda received, _frame: early.append(signal.Signals(received)))
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            for number in early:
+                signal.raise_signal(number)
             task_status.started()
             first = await anext(signals)
             if self.supervisor is None:
@@ -98,7 +124,7 @@ class _Stopping:
                 self.drain_ends_at = trio.current_time() + self._drain_timeout
                 self.supervisor.drain()
             second = await anext(signals)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         _log.warning("second signal, %s: cancelling the work in flight", signal.Signals(second).name)
         self.status = 128 + second

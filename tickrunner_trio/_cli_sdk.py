@@ -17,11 +17,12 @@ import threading
 import time
 import uuid
 import warnings
+from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
-from opentelemetry._logs import set_logger_provider
+from opentelemetry._logs import get_logger_provider, set_logger_provider
 from opentelemetry.sdk._logs import LoggerProvider, LoggingHandler
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
@@ -30,6 +31,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from . import TickContextFilter
 from ._cli_errors import CommandError, UsageError, safely, told
 from ._cli_logging import STANDARD_ATTRIBUTES, message_of
 
@@ -38,12 +40,24 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tickrunner_trio.cli")
 
+_CONTEXT = TickContextFilter()
+
 _OTLP = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 
-def is_set_up_already() -> bool:
-    """Whether somebody else has set up an SDK in this process: the program, or ``opentelemetry-instrument``."""
-    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+def signals_set_already() -> frozenset[str]:
+    """Return the signals whose global provider somebody has set: the program, or ``opentelemetry-instrument``.
+
+    Raises:
+        StopIteration: a variable such as ``OTEL_PYTHON_METER_PROVIDER`` names a provider that is not installed.
+    """
+    providers = {
+        "traces": trace.get_tracer_provider(),
+        "metrics": metrics.get_meter_provider(),
+        "logs": get_logger_provider(),
+    }
+    # Until then, the API gives a stand-in. Only that of traces has a public name.
+    return frozenset(signal for signal, each in providers.items() if "Proxy" not in type(each).__name__)
 
 
 class Sdk:
@@ -54,13 +68,15 @@ class Sdk:
         exporters: by signal, the names of exporters.
 
     Raises:
-        UsageError: there is no such exporter, or a variable has a value that it cannot take.
-        CommandError: it cannot be made here and now.
+        UsageError: there is no such exporter, or one of its variables has a value that it cannot take.
+        CommandError: an exporter cannot be made here and now.
+        ValueError, TypeError: likewise a variable of the SDK itself. No provider is set then, as above.
     """
 
     def __init__(self, name: str, exporters: Mapping[str, Sequence[str]]) -> None:
         made = {signal: [_exporter(signal, each) for each in names] for signal, names in exporters.items()}
         resource = _resource(name)
+        set_as_global: list[Callable[[], None]] = []
         self._shutdowns: list[Callable[[], object]] = []
         self._handler: logging.Handler | None = None
         # None of them ends at exit by itself: `exporting` sees to that, in a bounded time.
@@ -68,7 +84,7 @@ class Sdk:
             tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
             for exporter in made["traces"]:
                 tracers.add_span_processor(BatchSpanProcessor(exporter))
-            trace.set_tracer_provider(tracers)
+            set_as_global.append(partial(trace.set_tracer_provider, tracers))
             self._shutdowns.append(tracers.shutdown)
         if "metrics" in made:
             readers = [
@@ -76,18 +92,21 @@ class Sdk:
                 for each in made["metrics"]
             ]
             meters = MeterProvider(readers, resource, shutdown_on_exit=False)
-            metrics.set_meter_provider(meters)
+            set_as_global.append(partial(metrics.set_meter_provider, meters))
             self._shutdowns.append(meters.shutdown)
         if "logs" in made:
             loggers = LoggerProvider(resource, shutdown_on_exit=False)
             for exporter in made["logs"]:
                 loggers.add_log_record_processor(BatchLogRecordProcessor(exporter))
-            set_logger_provider(loggers)
+            set_as_global.append(partial(set_logger_provider, loggers))
             self._shutdowns.append(loggers.shutdown)
             with warnings.catch_warnings():
                 # The one that is to replace it, of a package of its own, brings a monkey-patching framework along.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._handler = _OtlpHandler(logger_provider=loggers)
+        # None before all are made, since the next one may refuse its variables, and a global one is set for good.
+        for each in set_as_global:
+            each()
 
     @contextlib.contextmanager
     def exporting(self, flush_seconds: float) -> Generator[None]:
@@ -136,10 +155,14 @@ class _OtlpHandler(LoggingHandler):
 
 
 def _plain(record: logging.LogRecord) -> logging.LogRecord:
-    """Return a copy without what is unknown, or has a field of its own in OTLP, and with text for what is no value."""
+    """Return a copy with the ids of the tick, which may be on no other handler, and with text for what is no value.
+
+    It is without what is unknown, or has a field of its own in OTLP.
+    """
     plain = copy.copy(record)
+    _CONTEXT.filter(plain)
     plain.msg, plain.args = message_of(record), None
-    for key, value in vars(record).items():
+    for key, value in list(vars(plain).items()):
         if key in STANDARD_ATTRIBUTES:
             continue
         if value is None or key in ("trace_id", "span_id"):
@@ -174,7 +197,7 @@ def _exporter(signal: str, name: str) -> Any:
     for found in entry_points(group=group, name=entry):
         try:
             return found.load()()
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:  # the last of a port beyond 65535
             raise UsageError(
                 f"the exporter {name!r} of {variable} cannot be made: {told(error)}: "
                 "correct the OTEL_EXPORTER_... variables"
@@ -193,7 +216,12 @@ def _exporter(signal: str, name: str) -> Any:
 
 
 def _hint(name: str) -> str:
-    return ": set OTEL_EXPORTER_PROMETHEUS_PORT to a port that is free" if name == "prometheus" else ""
+    if name != "prometheus":
+        return ""
+    return (
+        ": set OTEL_EXPORTER_PROMETHEUS_PORT to a port that is free, "
+        "and OTEL_EXPORTER_PROMETHEUS_HOST to an address of this machine"
+    )
 
 
 def _otlp_entry(signal: str) -> str:

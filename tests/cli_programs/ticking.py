@@ -21,8 +21,8 @@ locker = MemoryLocker()
 
 
 def service(name: str, work: Callable[[Tick], Awaitable[None]], **more: object) -> Service:
-    fields = {"interval": 0.05, "tick_timeout": 30.0, "cadence": "replica", **more}
-    return Service(Config(name=name, locker=locker, work=work, **fields))  # type: ignore[arg-type]
+    fields = {"interval": 0.05, "tick_timeout": 30.0, "cadence": "replica", "locker": locker, **more}
+    return Service(Config(name=name, work=work, **fields))  # type: ignore[arg-type]
 
 
 async def return_at_once(tick: Tick) -> None:
@@ -105,6 +105,13 @@ async def opened() -> AsyncIterator[list[Service]]:
         yield [service("half", take_half_a_second)]
         nursery.cancel_scope.cancel()
     print("closed", flush=True)
+
+
+@asynccontextmanager
+async def opened_brief_failing() -> AsyncIterator[list[Service]]:
+    """Nobody but the command line has these services, and their locker."""
+    await trio.lowlevel.checkpoint()
+    yield [service("brief_failing", fail_thrice, locker=MemoryLocker())]
 
 
 @asynccontextmanager
