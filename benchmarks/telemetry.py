@@ -4,12 +4,15 @@ Ticks of a real `Service` whose work is nothing, on a clock that jumps from slot
 
 * *without*: telemetry taken out. What the others cost beyond this is the price of telemetry.
 * *no SDK*: as a library is used where nobody looks.
-* *unsampled*: metrics are read by a reader, and the sampler takes no span.
+* *unsampled*: metrics are recorded by an SDK, and the sampler takes no span.
 * *exported*: every span goes through a batch processor to an exporter that does nothing.
 
 The measure is *by hand*: what somebody would write into the work, at the least, of a service that is *without*: a
 cancel scope, a bare span, a counter and a histogram with two attributes each, exported just so. It is written into the
 same service because code that runs between other code, with cold caches, takes twice as long as in a loop of its own.
+
+Nobody reads the metrics meanwhile. A read is none of a tick's: it comes once a minute, in the exporter's thread, and
+takes half a millisecond of processor time for the one service here.
 
 All take turns in many short rounds, and of each the lower quartile is taken, since whatever else the machine does only
 adds. Processor time is that of all threads, the batch processor's included.
@@ -55,7 +58,7 @@ ROUNDS = 80
 WARM_UP = 300
 
 EXPORTED_BOUND = 1.3  # of what is written by hand
-UNSAMPLED_BOUND = 0.7  # likewise; the aim is 0.65, and what is measured lies at it, from 0.62 to 0.66
+UNSAMPLED_BOUND = 0.65  # likewise
 NO_SDK_BOUND = 7.0  # microseconds
 
 
@@ -93,7 +96,7 @@ class NullExporter(SpanExporter):
 
 @contextlib.contextmanager
 def providers(sampler: Sampler) -> Iterator[dict[str, Any]]:
-    """Give a tracer provider with batch export, and a meter provider with a reader."""
+    """Give a tracer provider with batch export, and a meter provider with a reader that does not read by itself."""
     traces = TracerProvider(sampler=sampler, shutdown_on_exit=False)
     traces.add_span_processor(BatchSpanProcessor(NullExporter(), max_queue_size=100_000))
     meters = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
