@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
+import math
 import re
 import time
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 from postgres_view import terminate
@@ -142,6 +147,7 @@ def test_each_outcome_has_exactly_its_span(
     assert span.links == ()
     assert span.instrumentation_scope is not None
     assert span.instrumentation_scope.name == "tickrunner_trio"
+    assert span.instrumentation_scope.version == version("tickrunner-trio")
     assert parts(span) == {
         "tickrunner.service": "sweep",
         "tickrunner.lock_id": LOCK_ID,
@@ -543,21 +549,29 @@ class BrokenTracers(trace.TracerProvider):
 
 
 class BrokenTracer(trace.TracerProvider):
-    """Its spans raise from everything."""
+    """Its spans raise from everything, or do not even say whether they record."""
+
+    def __init__(self, *, says_whether_it_records: bool = True) -> None:
+        self._says_whether_it_records = says_whether_it_records
 
     def get_tracer(self, *_: Any, **__: Any) -> Any:
+        says_whether_it_records = self._says_whether_it_records
+
         class Tracer(trace.NoOpTracer):
             def start_span(self, *_: Any, **__: Any) -> Any:
-                return BrokenSpan()
+                return BrokenSpan(says_whether_it_records=says_whether_it_records)
 
         return Tracer()
 
 
 class BrokenSpan(trace.NonRecordingSpan):
-    def __init__(self) -> None:
+    def __init__(self, *, says_whether_it_records: bool) -> None:
         super().__init__(trace.SpanContext(1, 2, is_remote=False))
+        self._says_whether_it_records = says_whether_it_records
 
     def is_recording(self) -> bool:
+        if not self._says_whether_it_records:
+            raise ZeroDivisionError("is_recording")
         return True
 
     def set_attribute(self, *_: Any, **__: Any) -> None:
@@ -619,6 +633,10 @@ def with_processor(method: str, error: BaseException) -> TracerProvider:
         (lambda: {"tracer_provider": TracerProvider(BrokenSampler(), shutdown_on_exit=False)}, {"beginning a span"}),
         (lambda: {"tracer_provider": BrokenTracers()}, {"making a tracer"}),
         (lambda: {"tracer_provider": BrokenTracer()}, {"writing to a span", "ending a span"}),
+        (
+            lambda: {"tracer_provider": BrokenTracer(says_whether_it_records=False)},
+            {"writing to a span", "ending a span"},
+        ),
         (lambda: {"meter_provider": BrokenMeters(shutdown_on_exit=False)}, {"making a meter"}),
         (
             lambda: {"meter_provider": BrokenInstruments(shutdown_on_exit=False)},
@@ -649,13 +667,142 @@ def test_what_telemetry_raises_disturbs_no_tick_and_is_logged_once(
     assert not trace.get_current_span().get_span_context().is_valid
 
 
-@pytest.mark.parametrize("method", ["on_start", "on_end"])
-def test_a_ctrl_c_in_a_processor_passes_through_after_the_lock_is_let_go(method: str) -> None:
-    locker = ScriptedLocker()
-    sweep = service(works, locker, telemetry={"tracer_provider": with_processor(method, KeyboardInterrupt())})
+class Interrupted(trace.TracerProvider):
+    """Raises KeyboardInterrupt when its spans are written to."""
+
+    def get_tracer(self, *_: Any, **__: Any) -> Any:
+        class Span(trace.NonRecordingSpan):
+            def is_recording(self) -> bool:
+                return True
+
+            def set_attribute(self, *_: Any, **__: Any) -> None:
+                raise KeyboardInterrupt
+
+        class Tracer(trace.NoOpTracer):
+            def start_span(self, *_: Any, **__: Any) -> Any:
+                return Span(trace.SpanContext(1, 2, is_remote=False))
+
+        return Tracer()
+
+
+@pytest.mark.parametrize(
+    ("provider", "outcome"),
+    [
+        # At each start, so also at that of a span that is dated back; and the work does not run.
+        (with_processor("on_start", KeyboardInterrupt()), Outcome.FAILED),
+        (with_processor("on_end", KeyboardInterrupt()), Outcome.SUCCESS),
+        (Interrupted(), Outcome.SUCCESS),
+    ],
+)
+def test_a_ctrl_c_in_a_processor_passes_through_after_the_report_and_the_lock(
+    provider: trace.TracerProvider, outcome: Outcome
+) -> None:
+    locker, meters = ScriptedLocker(), Meters()
+    sweep = service(works, locker, telemetry={"tracer_provider": provider, **meters.given})
     with pytest.raises(KeyboardInterrupt):
         virtually(sweep.tick)
     assert locker.names == ["locked", "unlocked"]
+    assert {name: count for name, count in meters.of("sweep")["ticks"].items() if count} == {outcome.value: 1}
+    assert sweep.health().last_outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("fields", "outcome"),
+    [
+        ({"should_run": lambda: 1 / 0}, Outcome.FAILED),
+        ({"locker": ScriptedLocker(refuses=LockerConfigurationError())}, Outcome.LOCKER_ERROR),
+    ],
+)
+def test_a_ctrl_c_in_a_processor_costs_no_report_of_a_tick_without_work(
+    fields: dict[str, Any], outcome: Outcome
+) -> None:
+    telemetry = {"tracer_provider": with_processor("on_start", KeyboardInterrupt())}
+    sweep = service(works, telemetry=telemetry, **fields)
+    with pytest.raises(KeyboardInterrupt):
+        virtually(sweep.tick)
+    assert sweep.health().last_outcome is outcome
+
+
+class RaisingSpans(SpanExporter):
+    asked = 0
+
+    def export(self, spans: Any) -> Any:
+        self.asked += 1
+        raise ZeroDivisionError("export")
+
+    def shutdown(self) -> None:
+        raise ZeroDivisionError("shutdown")
+
+
+@pytest.mark.parametrize("processor", [SimpleSpanProcessor, BatchSpanProcessor])
+def test_an_exporter_of_spans_that_raises_disturbs_no_tick_and_no_other_exporter(processor: Any) -> None:
+    traces, exporter = Traces(), RaisingSpans()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor(exporter))
+    provider.add_span_processor(SimpleSpanProcessor(traces.exporter))
+    sweep = service(works, telemetry={"tracer_provider": provider})
+    for number in (1, 2, 3):
+        assert virtually(sweep.tick).outcome is Outcome.SUCCESS
+        provider.force_flush()
+        assert exporter.asked == number
+    assert [(span.attributes or {})["tickrunner.outcome"] for span in traces.spans] == ["success"] * 3
+    with contextlib.suppress(ZeroDivisionError):
+        provider.shutdown()
+
+
+class RaisingMetrics(MetricExporter):
+    asked = 0
+
+    def export(self, metrics_data: Any, timeout_millis: float = 0, **_: Any) -> Any:
+        self.asked += 1
+        raise ZeroDivisionError("export")
+
+    def force_flush(self, timeout_millis: float = 0) -> bool:
+        return True
+
+    def shutdown(self, timeout_millis: float = 0, **_: Any) -> None:
+        raise ZeroDivisionError("shutdown")
+
+
+class RaisingReader(MetricReader):
+    asked = 0
+
+    def _receive_metrics(self, *_: Any, **__: Any) -> None:
+        self.asked += 1
+        raise ZeroDivisionError("read")
+
+    def shutdown(self, timeout_millis: float = 0, **_: Any) -> None:
+        raise ZeroDivisionError("shutdown")
+
+
+@pytest.mark.parametrize("kind", ["exporter", "reader"])
+def test_a_reader_of_metrics_that_raises_disturbs_no_tick_and_no_other_reader(kind: str) -> None:
+    exporter, raising = RaisingMetrics(), RaisingReader()
+    asked_one: Any = exporter if kind == "exporter" else raising
+    reader = PeriodicExportingMetricReader(exporter, math.inf) if kind == "exporter" else raising
+    meters = Meters(reader)
+    sweep = service(works, telemetry=meters.given)
+    for number in (1, 2, 3):
+        assert virtually(sweep.tick).outcome is Outcome.SUCCESS
+        with contextlib.suppress(ZeroDivisionError):
+            reader.force_flush()
+        assert asked_one.asked == number
+        assert meters.of("sweep")["ticks"]["success"] == number
+    with contextlib.suppress(Exception):
+        meters.provider.shutdown()
+
+
+def test_a_provider_that_counts_as_false_is_used_all_the_same() -> None:
+    class EmptyProvider(TracerProvider):
+        def __len__(self) -> int:
+            return 0
+
+    traces = Traces()
+    provider = EmptyProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(traces.exporter))
+    virtually(service(works, telemetry={"tracer_provider": provider}).tick)
+    assert [span.name for span in traces.spans] == ["tick sweep"]
+    assert not provider
 
 
 def test_an_error_that_cannot_be_shown_still_makes_an_error_of_the_span(

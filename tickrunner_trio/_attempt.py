@@ -211,10 +211,15 @@ class Attempt:
         watched = _watched(lease, self._meter.count_overstay)
         timeout = math.inf if config.tick_timeout is None else config.tick_timeout
         scope = trio.CancelScope(deadline=self.started_at + timeout)
-        self._span = self._tracer.begin(
-            self._work, self.request_id, self._number, lateness=self._lateness(), epoch=epoch
-        )
-        _, error = await _caught(scope, self._work, tick)
+        error: BaseException | None
+        try:
+            self._span = self._tracer.begin(
+                self._work, self.request_id, self._number, lateness=self._lateness(), epoch=epoch
+            )
+        except BaseException as raised:  # noqa: ASYNC103 - Ctrl-C in a span processor: as one in the work, raised below
+            error = raised
+        else:
+            _, error = await _caught(scope, self._work, tick)
         outcome = judge(lost=lease.lost, cancelled=_is_cancelled(), timed_out=scope.cancel_called, error=error)
         lost_for = _lost_for(watched) if watched is not None and outcome is Outcome.LOCK_LOST else 0.0
         self._report(outcome, self._error_for(outcome, error), epoch, lost_for=lost_for)
@@ -293,11 +298,14 @@ class Attempt:
             epoch=epoch,
             forced=self.forced,
         )
-        span = self._span or self._tracer.begin_late(self.report, self._work)
+        span = self._span
         try:
-            if span is not None:
-                span.judged(self.report, lost_for=lost_for)
-            self._publish(self.report, utc_at(judged_at, self._utc_offset))
+            try:
+                span = span or self._tracer.begin_late(self.report, self._work)
+                if span is not None:
+                    span.judged(self.report, lost_for=lost_for)
+            finally:  # whatever a span processor raises that is no `Exception`
+                self._publish(self.report, utc_at(judged_at, self._utc_offset))
         finally:
             if span is not None:
                 span.end()
