@@ -8,6 +8,7 @@ from pathlib import Path
 from tickrunner_trio._cli_telemetry import FLUSH_SECONDS, SIGNALS
 from tickrunner_trio._telemetry import _names
 from tickrunner_trio._telemetry._names import INSTRUMENTS
+from tickrunner_trio._telemetry._registry import _MOST_NAMES
 from tickrunner_trio.lockers._losses import Loss
 
 PAGE = (Path(__file__).parents[1] / "docs" / "telemetry.md").read_text(encoding="utf-8")
@@ -51,4 +52,5 @@ def test_variables_and_bounds_are_those_of_the_code() -> None:
     rows = rows_below("Look at it")
     assert rows[0][0] == ", ".join(f"`OTEL_{signal.upper()}_EXPORTER`" for signal in SIGNALS)
     assert f"at most {FLUSH_SECONDS:g} seconds" in PAGE
+    assert f"for up to {_MOST_NAMES:,} names" in PAGE
     assert len(INSTRUMENTS) == len({each.name for each in INSTRUMENTS})
