@@ -317,7 +317,7 @@ class BookMachine(RuleBasedStateMachine):
         assert [*batch.lock_ids()] == [lease.lock_id for lease in [*batch.releases, *batch.acquires]]
         assert len(batch) == len(set(batch.lock_ids())) <= MOST_LOCKS
         if not batch:
-            self.sleeps_until = self.book.next_hold_end()
+            self.sleeps_until = min(self.book.next_hold_end(), self.now + TIMING.beat)
             return
         self.sleeps_until = None
         # The server: what it must never see is a lock taken twice, or let go of although we do not hold it.
@@ -709,6 +709,18 @@ def test_where_many_asked_at_once_the_thread_is_woken_when_trio_has_run_all_that
     assert not desk.book.next_batch()
     desk.want(51)
     assert not desk.at_once
+
+
+def test_a_hold_that_is_longer_than_a_beat_wakes_nobody() -> None:
+    desk = Desk()
+    [lease] = desk.have(5)
+    assert not desk.book.next_batch()
+    roused = desk.roused
+    assert lease.let_go_after(TIMING.beat + 0.25)
+    assert desk.roused == roused
+    assert desk.book.next_hold_end() == TIMING.beat + 0.25
+    assert lease.let_go_after(TIMING.beat)
+    assert desk.roused == roused + 1
 
 
 def test_a_hold_wakes_the_thread_at_once_also_when_it_is_to_be_woken_soon() -> None:

@@ -182,6 +182,8 @@ class LockBook:
                 return True
             self._holds[lease] = now + seconds
             self._next_hold_end = min(self._next_hold_end, now + seconds)
+            if seconds > self._timing.beat:  # for each beat the thread wakes by itself, and looks
+                return True
             self._asleep = False
         self._rouse(at_once=True)  # the loop may be blocked before it has run whatever is ready
         return True
