@@ -111,8 +111,8 @@ def test_a_plain_run_needs_no_sdk(tmp_path: Path) -> None:
                 ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "100000", "ValueError: max_export_batch_size must be"),
                 ("OTEL_METRIC_EXPORT_INTERVAL", "-5", "ValueError: interval value -5"),
                 ("OTEL_METRICS_EXEMPLAR_FILTER", "foo", "ValueError: Unknown exemplar filter 'foo'"),
-                # Refused when the SDK is imported.
-                ("OTEL_ATTRIBUTE_COUNT_LIMIT", "-1", "ValueError: OTEL_ATTRIBUTE_COUNT_LIMIT must be"),
+                # Refused when the SDK is imported, by each release in its own words.
+                ("OTEL_ATTRIBUTE_COUNT_LIMIT", "-1", "ValueError: "),
                 ("OTEL_PYTHON_TRACER_PROVIDER", "nosuch", "StopIteration"),
             ]
         ),

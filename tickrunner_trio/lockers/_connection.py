@@ -53,7 +53,7 @@ _NOT_MENDED_BY_WAITING = {
     r"authentication failed for user|no password supplied": _CREDENTIALS,  # 28P01, 28000
     r"pg_hba\.conf (entry|rejects)|is not permitted to log in|permission denied for database": _CREDENTIALS,
     r"FATAL: +(role|database) .* does not exist": _CREDENTIALS,  # 28000, 3D000
-    r"(^|failed: )(invalid |could not match |bad value )": "correct that parameter of conninfo",
+    r"(^|failed: )(invalid |could not match |bad value |\S+ parameter must be )": "correct that parameter of conninfo",
     r"could not parse network address|Servname not supported": "correct hostaddr or port in conninfo",
     r"definition of service .* not found": "correct service in conninfo, or the service file",
     r"authentication method requirement": "correct require_auth in conninfo, or the server's pg_hba.conf",
