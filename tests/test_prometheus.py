@@ -145,7 +145,8 @@ def test_the_faults_of_a_fleet_fire_their_alerts_and_no_others_and_the_dashboard
         found = states(server)
         assert (found["blocking"], found["paused"]) == (STATES["no success"], STATES["disabled"])
         (tmp_path / "block").unlink()
-        tolerated = {("Stalled", "healthy"), ("NoSuccess", "resisting")}
+        # The sessions of a were ended once or several times, which in so short a time may look like an outage.
+        tolerated = {("Stalled", "healthy"), ("NoSuccess", "resisting"), ("DatabaseUnavailable", "resisting")}
         assert watch.fired() - tolerated == always | broken | stalled
         _wait_until_each_expression_has_data(server, began_at)
 
