@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -119,10 +120,14 @@ def prometheus(rules: Path, targets: Mapping[str, int], *, job: str, every: str)
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port on loopback that nobody listens on now, and nobody is given before it is used.
+
+    The kernel gives those that it chooses itself to every client too; throw-away servers take theirs from 10,240 on.
+    """
+    while True:
+        port = random.randint(3_000, 10_239)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _wait_until_it_answers(server: Prometheus, directory: Path, shell: subprocess.Popen[bytes]) -> None:

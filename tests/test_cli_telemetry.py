@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from cli_processes import PROGRAMS, run_to_end, started
 from otlp_receiver import Receiver, receiver, values
+from prometheus import free_port
 
 import tickrunner_trio
 from tickrunner_trio import Outcome
@@ -321,12 +322,6 @@ def test_what_exporters_do_is_logged_and_not_sent() -> None:
 def test_the_console_shows_spans() -> None:
     _, stdout, _ = run_to_end("run", "ticking:brief", OTEL_TRACES_EXPORTER="console")
     assert '"tickrunner.service": "brief"' in stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_prometheus_scrapes_on_loopback_and_a_taken_port_is_said_with_the_remedy() -> None:
