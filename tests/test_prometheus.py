@@ -117,7 +117,9 @@ def test_the_faults_of_a_fleet_fire_their_alerts_and_no_others_and_the_dashboard
         def replica(name: str) -> Process:
             fleet = {"FLEET_DSN": own_postgres.dsn, "FLEET_REPLICA": name, "FLEET_SWITCHES": str(tmp_path)}
             telemetry = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": str(ports[name])}
-            return stack.enter_context(started("run", "fleet:services", **fleet, **telemetry))
+            return stack.enter_context(
+                started("run", "fleet:services", stdout=subprocess.DEVNULL, **fleet, **telemetry)
+            )
 
         replicas = {name: replica(name) for name in ports}
         server = stack.enter_context(prometheus(rules, ports, job="fleet", every="500ms"))
@@ -137,11 +139,12 @@ def test_the_faults_of_a_fleet_fire_their_alerts_and_no_others_and_the_dashboard
 
         # The loop of c blocks, under the lock of `blocking`; a loses its session, and work there does not stop in time.
         (tmp_path / "block").touch()
+        # What the first brings about lasts; what the second does, a while only, so it comes last.
+        stalled = each("Stalled", ENABLED - {"healthy", "daily"})  # whose intervals are longer
+        watch.wait_for(always | stalled | {("NoSuccess", "blocking")})
         resisted = {("LockLost", "resisting"), ("LeaseOverstayed", "resisting")}
         _end_session_until_they_fire(resisted, own_postgres, replicas["a"].pid, watch)
         broken = resisted | {("NoSuccess", "blocking")}
-        stalled = each("Stalled", ENABLED - {"healthy", "daily"})  # whose intervals are longer
-        watch.wait_for(always | broken | stalled)
         found = states(server)
         assert (found["blocking"], found["paused"]) == (STATES["no success"], STATES["disabled"])
         (tmp_path / "block").unlink()
@@ -176,7 +179,7 @@ def _end_session_until_they_fire(alerts: Alerts, postgres: LocalPostgres, pid: i
     while missing := alerts - watch.firing():
         assert time.monotonic() < deadline, f"not firing: {missing}; firing: {watch.firing()}"
         asked(postgres.dsn, sql)
-        time.sleep(4)
+        time.sleep(4.4)  # not a multiple of the interval, or it would miss the work again and again
 
 
 def _wait_until_each_expression_has_data(server: Prometheus, began_at: float) -> None:
