@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import signal
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -101,7 +102,13 @@ def _demo(options: argparse.Namespace) -> int:
     if options.kill and options.replicas == 1:
         raise UsageError("--kill needs another replica that can take over: give --replicas 2 or more, or --no-kill")
     kill = options.replicas > 1 if options.kill is None else options.kill
-    return trio.run(partial(demo, replicas=options.replicas, seconds=options.seconds, kill=kill))
+    status = trio.run(partial(demo, replicas=options.replicas, seconds=options.seconds, kill=kill))
+    if (
+        status > 128
+    ):  # a signal ended it, and all is taken down: another one must not change how it is said to have ended
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    return status
 
 
 class _Parser(argparse.ArgumentParser):
