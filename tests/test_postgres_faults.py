@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 import trio
+from locker_essentials import works_again
 from postgres_view import (
     asked,
     backend,
@@ -40,18 +41,7 @@ if TYPE_CHECKING:
 LOGGER = "tickrunner_trio.lockers.postgres"
 
 
-async def works_again(locker: PostgresLocker) -> None:
-    with trio.fail_after(60):
-        while True:
-            try:
-                assert await locker.with_advisory_lock(5, nothing) is True
-            except DatabaseUnavailableError:
-                await trio.sleep(0.02)
-            else:
-                return
-
-
-# -- The session is lost while work runs (invariants 2 and 6 of `_session_thread`) -------------------------------------
+# -- The session is lost while work runs (invariant 2 of `_session_thread`) -------------------------------------
 
 
 async def test_a_terminated_session_cancels_the_work_and_a_new_one_serves_by_itself(dsn: str) -> None:
