@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _ARENAS = 2
 _STEADY_SECONDS = 4.0
-_ATTEMPTS = 5
+_ATTEMPTS = 10  #: To convict a broken locker: the fault must meet a run, and not each time does one overlap.
 
 #: What the library logs only if it has a bug: its thread died, or a service did.
 _BUGS = ("died of a bug", "crashed;")
@@ -92,10 +92,14 @@ async def campaign(
 
 
 async def convicted(server: LocalPostgres, locker: str, *, rng: random.Random, directory: Path) -> Overlap | None:
-    """Return the overlap that convicts a locker which is broken on purpose; None if it gets away with it."""
-    async with open_arena(server, directory, rng, locker=locker) as arena:
-        await arena.settled()
-        for _ in range(_ATTEMPTS):
+    """Return the overlap that convicts a locker which is broken on purpose; None if it gets away with it.
+
+    Each attempt has replicas of its own: such a locker may not recover from the fault, and lose session after session.
+    """
+    for attempt in range(_ATTEMPTS):
+        scene = directory / str(attempt)
+        scene.mkdir()
+        async with open_arena(server, scene, rng, locker=locker) as arena:
             await _injected(arena, GIVEN_AWAY_BY[locker])
             if overlaps := judge(arena.evidence()).convicting:
                 return overlaps[0]
