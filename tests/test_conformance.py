@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 from postgres_view import terminate
 
 from tickrunner_trio import PostgresLocker
 from tickrunner_trio.testing import check_advisory_locker
-
-if TYPE_CHECKING:
-    pass
 
 
 async def test_the_postgres_locker(dsn: str) -> None:

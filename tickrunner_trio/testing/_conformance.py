@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: A locker, or what gives one on ``async with`` and closes it afterwards, as a `PostgresLocker` does.
 MadeLocker: TypeAlias = AdvisoryLocker | AbstractAsyncContextManager[AdvisoryLocker]
 
+#: Each promise that needs but one lock has one of its own, so that it does not matter what others left behind.
+_FIRST_LOCK = 1001
+
 _NOT_SHARED = "shared=True was not given, which says that make_locker makes lockers of one store"
 _NO_LOSE = "lose= was not given, without which no lock is lost"
 
@@ -70,17 +73,18 @@ async def check_advisory_locker(
     """Hold a locker to all that `AdvisoryLocker` and `Lease` promise, and say which promise it breaks first.
 
     It needs no test framework: call it in any test that runs under Trio. Each promise gets a locker of its own, and all
-    of them together a store that nobody else uses meanwhile: the ids that it locks are all over the 64 bits, and one of
-    them is 0. It leaves no task, and no lock of a locker that keeps its promises.
+    of them together a store that nobody else uses meanwhile: it locks ids all over the 64 bits, 0 among them. It leaves
+    no task behind, and no lock of a locker that keeps its promises.
 
-    What it cannot see: whether the locker outlives the failures of its store, beyond what ``lose`` does, and whether two
-    machines exclude each other. A locker that shields itself from cancellation and then waits for ever hangs the check.
+    What it cannot see: whether the locker outlives the failures of its store, beyond what ``lose`` does, and whether
+    two machines exclude each other. A locker that shields itself from cancellation and then waits for ever hangs the
+    check.
 
     Args:
-        make_locker: makes a locker: a class, a lambda. If what it gives is an async context manager, the check enters it
-            and uses what that gives: ``lambda: PostgresLocker(dsn)``.
-        shared: say True if the lockers that ``make_locker`` makes share one store, as those of several processes do; the
-            promises are then held between two lockers too, not only within one.
+        make_locker: makes a locker: a class, a lambda. If what it gives is an async context manager, the check enters
+            it and uses what that gives: ``lambda: PostgresLocker(dsn)``.
+        shared: say True if the lockers that ``make_locker`` makes share one store, as those of several processes do;
+            the promises are then held between two lockers too, not only within one.
         lose: an async function ``lose(locker, lock_id)`` that takes a lock away from behind the locker's back, while
             ``fn`` runs under it: ends its session, deletes its key. Without it nothing is said about losses.
         held_for: for how many seconds a lock must be kept under long work; above 0. Choose more than the time after
@@ -102,7 +106,7 @@ async def check_advisory_locker(
     Cancellation handling: passes through after the locker has let go and has been left.
 
     On a virtual clock that jumps (`trio.testing.MockClock` with ``autojump_threshold=0``) a whole check takes
-    milliseconds. A clock that jumps does not wait for threads and sockets, so a locker over a network needs the real one.
+    milliseconds. Such a clock does not wait for threads and sockets, so a locker over a network needs the real one.
 
     Example::
 
@@ -118,14 +122,15 @@ async def check_advisory_locker(
     checked_count("at_once", at_once)
     checked: list[str] = []
     skipped: list[SkippedPromise] = []
-    for promise in (*PROMISES, *LOSS_PROMISES):
+    for lock_id, promise in enumerate((*PROMISES, *LOSS_PROMISES), _FIRST_LOCK):
         if promise.needs_loss and lose is None:
             skipped.append(SkippedPromise(promise.sentence, _NO_LOSE))
             continue
         async with AsyncExitStack() as stack:
             locker = await _made(make_locker, stack)
             other = await _made(make_locker, stack) if shared else None
-            unkept = await _unkept(promise, locker, other, lose, held_for=held_for, at_once=at_once, patience=patience)
+            given = {"locker": locker, "other": other, "lock_id": lock_id, "lose": lose}
+            unkept = await _unkept(promise, **given, held_for=held_for, at_once=at_once, patience=patience)
         # Outside of the locker's context, which may have a nursery that would put it into a group.
         if unkept is not None:
             raise BrokenPromiseError(promise.sentence, str(unkept)) from unkept.__cause__
@@ -146,25 +151,21 @@ async def _made(make_locker: Callable[[], MadeLocker], stack: AsyncExitStack) ->
     return made
 
 
-async def _unkept(
-    promise: Promise,
-    locker: AdvisoryLocker,
-    other: AdvisoryLocker | None,
-    lose: Callable[[Any, int], Awaitable[object]] | None,
-    **bounds: Any,
-) -> UnkeptError | None:
+async def _unkept(promise: Promise, **given: Any) -> UnkeptError | None:
     """Return what was seen of it if it was not kept."""
     error: BaseException | None = None
     is_over = False
     async with trio.open_nursery() as nursery:
+        trial = Trial(nursery=nursery, **given)
         try:
-            await promise.check(Trial(locker=locker, other=other, nursery=nursery, lose=lose, **bounds))
+            await promise.check(trial)
             is_over = True
         except trio.Cancelled:
             raise
         except BaseException as raised:
             error = raised  # the nursery would put it into a group
-        nursery.cancel_scope.cancel()
+        finally:
+            trial.end()
     if error is not None and not isinstance(error, UnkeptError):
         raise error
     if error is None and not is_over:  # and no scope around the check, or this line would not be reached

@@ -8,7 +8,7 @@ import trio
 
 from .._errors import LockLostError
 from ._promise import Promise, promise
-from ._trial import LOCK, Call, Trial, require
+from ._trial import Call, Trial, require
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -16,21 +16,27 @@ if TYPE_CHECKING:
     from ..abc import Lease
 
 
-async def _lost(trial: Trial, work: Callable[[Lease], Awaitable[None]]) -> Call:
+async def _forever(lease: Lease) -> None:  # noqa: ARG001  # the seam gives it
+    await trio.sleep_forever()
+
+
+async def _lost(trial: Trial, work: Callable[[Lease], Awaitable[None]], *, lock_id: int | None = None) -> Call:
     """Have the lock of a call lost while its work runs, and wait until it is back."""
     assert trial.lose is not None  # the promise needs it
-    call = await trial.begin(work)
+    call = await trial.begin(work, lock_id=lock_id)
     with trial.in_time("lose did not come back"):
-        await trial.lose(trial.locker, LOCK)
+        await trial.lose(trial.locker, call.lock_id)
     await call.until_back()
     return call
 
 
-@promise("A loss cancels fn; lease.lost is true by then, and never turns false again.", needs_loss=True)
+@promise("A loss cancels fn; lease.lost is true by then, and stays true.", needs_loss=True)
 async def cancels_fn(trial: Trial) -> None:
     lost: list[object] = []
 
     async def work(lease: Lease) -> None:
+        if lost:  # it has been begun again, which another promise forbids
+            return
         with trio.move_on_after(trial.patience):
             try:
                 await trio.sleep_forever()
@@ -40,9 +46,7 @@ async def cancels_fn(trial: Trial) -> None:
 
     call = await _lost(trial, work)
     require(lost == [True], f"fn was cancelled for the loss, and lease.lost was {lost[0]!r}")
-    require(call.lease.lost is True, f"after the call had come back, lease.lost was {call.lease.lost!r} again")
-    await trial.expect_free_soon("after the loss")
-    require(call.lease.lost is True, f"after the lock had been had again, the lost lease said {call.lease.lost!r}")
+    require(call.lease.lost is True, f"when the call had come back, lease.lost was {call.lease.lost!r}")
 
 
 @promise("LockLostError is raised for a loss, by itself and in no group, after fn has stopped.", needs_loss=True)
@@ -63,6 +67,7 @@ async def raises_lock_lost(trial: Trial) -> None:
 async def raises_lock_lost_when_fn_resists(trial: Trial) -> None:
     async def resists(lease: Lease) -> None:
         with trio.move_on_after(trial.patience, shield=True):
+            await trio.sleep(0)
             while not lease.lost:  # noqa: ASYNC110  # a lease has no event for it
                 await trio.sleep(0.01)
         require(lease.lost is True, f"the lock was lost, and lease.lost was not within {trial.patience:g} seconds")
@@ -73,7 +78,10 @@ async def raises_lock_lost_when_fn_resists(trial: Trial) -> None:
 
 @promise("What fn raises when it is cancelled for a loss is not swallowed.", needs_loss=True)
 async def passes_what_fn_raises_during_a_loss(trial: Trial) -> None:
-    for error in (ValueError("of the clean-up"), SystemExit("of the clean-up")):
+    for lock_id, error in (
+        (trial.lock_id, ValueError("of the clean-up")),
+        (-trial.lock_id, SystemExit("of the clean-up")),
+    ):
 
         async def fails(lease: Lease, error: BaseException = error) -> None:  # noqa: ARG001  # the seam gives it
             try:
@@ -81,35 +89,32 @@ async def passes_what_fn_raises_during_a_loss(trial: Trial) -> None:
             finally:
                 raise error
 
-        call = await _lost(trial, fails)
+        await trial.expect_free_soon("after the loss before", lock_id=lock_id)
+        call = await _lost(trial, fails, lock_id=lock_id)
         is_well = call.error is error or (isinstance(error, Exception) and isinstance(call.error, LockLostError))
         require(is_well, f"fn raised {error!r} when it was cancelled, and {call.told()}", cause=call.error)
-        await trial.expect_free_soon("after the loss")
 
 
-@promise("After a loss the lock can be had again, with a higher epoch if leases have any.", needs_loss=True)
+@promise(
+    "After a loss the lock can be had again; the lost lease stays lost, and its epoch is outdone.", needs_loss=True
+)
 async def recovers(trial: Trial) -> None:
-    epochs: list[int | None] = []
-
-    async def work(lease: Lease) -> None:
-        epochs.append(lease.epoch)
-        await trio.sleep_forever()
-
-    async def look(lease: Lease) -> None:
-        epochs.append(lease.epoch)
-        await trial.expect_busy("while the lock was held again after a loss")
-
-    await _lost(trial, work)
-    await trial.expect_free_soon("after the loss")
-    await trial.here(look)
-    numbers = [epoch for epoch in epochs if epoch is not None]
-    require(sorted(set(numbers)) == numbers, f"the epochs were, before and after the loss, {numbers}")
+    call = await _lost(trial, _forever)
+    again, *_ = await trial.expect_free_soon("after the loss")
+    if call.lease.epoch is not None:
+        epochs = f"the epoch of the lost lease was {call.lease.epoch!r}, and that of the next one {again.lease.epoch!r}"
+        require(again.lease.epoch is not None and again.lease.epoch > call.lease.epoch, epochs)
+    holder = await trial.begin()
+    require(call.lease.lost is True, f"while the lock was held again, the lost lease said {call.lease.lost!r}")
+    require(holder.lease.lost is False, f"while the lock was held again, the new lease said {holder.lease.lost!r}")
+    await trial.expect_busy("while the lock was held again after a loss")
+    await holder.end()
 
 
 LOSS_PROMISES: tuple[Promise, ...] = (
     cancels_fn,
     raises_lock_lost,
+    recovers,
     raises_lock_lost_when_fn_resists,
     passes_what_fn_raises_during_a_loss,
-    recovers,
 )

@@ -19,7 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import trio
 
@@ -110,9 +110,10 @@ class ScriptedLocker:
         self._plans: dict[int, tuple[Step, ...]] | None = None
         self._plan: tuple[Step, ...] = ()
         if isinstance(plan, Mapping):
+            plans = cast("Mapping[int, Iterable[Step]]", plan)
             self._plans = {
                 checked_lock_id(lock_id, "a key of plan"): _checked_plan(steps, f"plan[{lock_id}]")
-                for lock_id, steps in plan.items()
+                for lock_id, steps in plans.items()
             }
         else:
             self._plan = _checked_plan(plan, "plan")
@@ -239,10 +240,10 @@ class ScriptedLocker:
             self.note("unlocked")
 
 
-def _checked_plan(plan: object, field: str) -> tuple[Step, ...]:
+def _checked_plan(plan: Iterable[Step], field: str) -> tuple[Step, ...]:
     if isinstance(plan, Grant | Busy | Unavailable | Fails):
         raise TypeError(f"{field} must be an iterable of steps, got {plan!r}: write [{plan!r}], or otherwise={plan!r}")
-    return tuple(checked_step(step, f"{field}[{place}]") for place, step in enumerate(plan))  # type: ignore[arg-type, var-annotated]  # what is no iterable says so itself
+    return tuple(checked_step(step, f"{field}[{place}]") for place, step in enumerate(plan))
 
 
 def _lost(lease: _ScriptedLease) -> LockLostError:
@@ -251,5 +252,6 @@ def _lost(lease: _ScriptedLease) -> LockLostError:
 
 def _is_cancellation(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1] is None
+        errors = cast("BaseExceptionGroup[BaseException]", error)
+        return errors.split(trio.Cancelled)[1] is None
     return isinstance(error, trio.Cancelled)
