@@ -139,14 +139,14 @@ class ScriptedLocker:
         return frozenset(self._held)
 
     @property
-    def attempts(self) -> tuple[LockAttempt, ...]:
-        """All attempts so far, in the order in which they asked."""
-        return tuple(self._attempts)
+    def attempts(self) -> list[LockAttempt]:
+        """All attempts so far, in the order in which they asked, each as far as it has come."""
+        return self._attempts.copy()
 
     @property
-    def events(self) -> tuple[tuple[str, float], ...]:
+    def events(self) -> list[tuple[str, float]]:
         """What happened and when, in its order: "locked" and "unlocked", and what the test put between by `note`."""
-        return tuple(self._events)
+        return self._events.copy()
 
     def note(self, event: str) -> None:
         """Write an event of the test's own among `events`, with Trio's time; the locker's own come this way too."""
