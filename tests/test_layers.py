@@ -28,6 +28,7 @@ MODULES = {
         "lockers._holders",
     ],
     "contents": [""],  # the package itself
+    "testing": ["testing*"],
     "edges": ["_cli*", "_demo*", "__main__"],
     "alone": ["_local_postgres", "_postgres_keeper"],
 }
@@ -40,6 +41,7 @@ LAYERS = {
     "running": ["abc", "pure", "observing"],
     "lockers": ["abc", "pure", "observing"],
     "contents": ["abc", "pure", "observing", "running", "lockers"],
+    "testing": ["abc", "pure", "observing", "running", "lockers", "alone"],
     "edges": ["contents", "alone"],
     "alone": [],
 }
@@ -49,6 +51,10 @@ PACKAGES = {
     "observing": {"trio"},
     "running": {"trio", "outcome"},
     "lockers": {"trio", "outcome"},
+    "testing": {"trio"},
+    "testing._database": {"psycopg"},
+    "testing._memory_telemetry": {"opentelemetry"},
+    "testing.pytest_plugin": {"pytest"},
     "edges": {"trio"},
     **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_meters", "_registry", "_spans")},
     "_cli_sdk": {"opentelemetry"},
