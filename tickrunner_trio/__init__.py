@@ -8,7 +8,8 @@
 #     lockers      lockers/: memory; postgres (the Trio face) and session thread, with the lock book between them; under
 #                  the thread session, then connection (the only importer of psycopg); holders, clock, driver,
 #                  statistics
-#     running      _attempt (one tick) <- _service (one loop) <- _supervisor (many); _reporting, _passes
+#     running      _attempt (one tick) <- _service (one loop) <- _supervisor (many); _watching, _reporting,
+#                  _passes
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _telemetry/ (the only importer of
 #                  opentelemetry: spans, and integers that exporters read)
 #     pure         _config, _outcome, _schedule, _health, _lock_ids, lockers/_timing (the arithmetic of the lease):
