@@ -3,6 +3,8 @@
 # The house, from the ground up. Arrows of import point downwards only; tests/test_layers.py holds the modules to it.
 #
 #     edges        _cli, _demo: import the library, never the other way
+#     testing      testing/: what users of the library test with; strategies and _health_machine are the only importers
+#                  of hypothesis
 #     ---------------------------------------------------------------------------------------------------------
 #     lockers      lockers/: memory; postgres (the Trio face) and session thread, with the lock book between them; under
 #                  the thread session, then connection (the only importer of psycopg); holders, clock, driver,
