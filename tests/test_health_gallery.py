@@ -258,7 +258,7 @@ class NaiveTimesAreTakenForUTC(Fold):
         return self.right(outcome, at if at.tzinfo else at.replace(tzinfo=UTC), error)
 
 
-@bug("A naive time is refused with a ValueError: AttributeError(")
+@bug("A naive time is refused with a ValueError: datetime.datetime(")
 class NaiveTimesRaiseWhateverComes(Fold):
     def after(self, outcome: Outcome, *, at: datetime, error: BaseException | None = None) -> Any:
         return self.right(outcome, at.tzinfo.fromutc(at.astimezone(at.tzinfo)), error)  # type: ignore[union-attr]
