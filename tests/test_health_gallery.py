@@ -5,9 +5,13 @@ Each is the library's own fold but for its bug, so that nothing else can give it
 
 from __future__ import annotations
 
+import ast
+import traceback
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from hypothesis import Phase, seed, settings
@@ -15,29 +19,33 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tickrunner_trio import HealthState, Outcome, WorkerHealth
 from tickrunner_trio._health import describe_error
-from tickrunner_trio.testing import HealthStateMachine
+from tickrunner_trio.testing import HealthStateMachine, _health_machine, _health_promises
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Few enough that a user's own bug of this kind shows in a run of the usual hundred, whatever the seed.
+#: So few that a bug of this kind shows in the usual hundred, whatever the seed.
 EXAMPLES = 25
 
-BUGS: list[tuple[type[WorkerHealth], str]] = []
+BUGS: list[tuple[type[HealthStateMachine], str]] = []
 
 
-def bug(promise: str) -> Callable[[type[WorkerHealth]], type[WorkerHealth]]:
-    """Hang a fold into the gallery, below the promise that it breaks."""
+def bug(promise: str) -> Callable[[type[Any]], type[Any]]:
+    """Hang a fold, or a machine that holds a reporter, into the gallery, below the promise that it breaks."""
 
-    def hang(fold: type[WorkerHealth]) -> type[WorkerHealth]:
-        BUGS.append((fold, promise))
-        return fold
+    def hang(subject: type[Any]) -> type[Any]:
+        BUGS.append((subject if issubclass(subject, HealthStateMachine) else machine_for(subject), promise))
+        return subject
 
     return hang
 
 
+def machine_for(fold: type[WorkerHealth]) -> type[HealthStateMachine]:
+    return type(fold.__name__, (HealthStateMachine,), {"start": lambda self, name: fold(name)})
+
+
 class Fold(WorkerHealth):
-    """The library's, as its folds with a bug see it."""
+    """The library's, as those with a bug see it."""
 
     def right(self, outcome: Outcome, at: datetime, error: BaseException | None) -> Any:
         return WorkerHealth.after(self, outcome, at=at, error=error)
@@ -295,38 +303,149 @@ class ASnapshotCanBeWrittenTo(Fold):
         object.__setattr__(self, name, value)
 
 
+@bug("A naive time that is refused changes nothing: ")
+class TheOutcomeIsNotedBeforeTheTimeIsLookedAt(Fold):
+    def after(self, outcome: Outcome, *, at: datetime, error: BaseException | None = None) -> Any:
+        object.__setattr__(self, "last_outcome", outcome)
+        try:
+            return self.right(outcome, at, error)
+        finally:
+            if at.tzinfo is not None:  # else its bug would show as a snapshot that changes
+                object.__setattr__(self, "last_outcome", None)
+
+
+class Reporter:
+    """One that is mutable, and gives snapshots."""
+
+    def __init__(self, name: str) -> None:
+        self.health = WorkerHealth(name)
+        self.failures: list[datetime] = []
+
+    def report(self, outcome: Outcome, at: datetime, error: BaseException | None) -> None:
+        self.health = self.health.after(outcome, at=at, error=error)
+        if outcome is Outcome.SUCCESS:
+            self.failures.clear()
+        if outcome.result == "error":
+            self.failures.append(at)
+
+    def snapshot(self) -> WorkerHealth:
+        return replace(self.health, consecutive_failures=len(self.failures))
+
+
+class ReporterMachine(HealthStateMachine):
+    def start(self, name: str) -> Reporter:
+        return Reporter(name)
+
+    def after(self, subject: Reporter, outcome: Outcome, *, at: datetime, error: BaseException | None) -> Reporter:
+        subject.report(outcome, at, error)
+        return subject
+
+    def view(self, subject: Reporter) -> WorkerHealth:
+        return subject.snapshot()
+
+
+@bug("No service shares its health with another: consecutive_failures is")
+class FailuresOfTheWholeProcess(ReporterMachine):
+    failures: ClassVar[list[datetime]] = []
+
+    def start(self, name: str) -> Reporter:
+        self.failures.clear()
+        reporter = Reporter(name)
+        reporter.failures = self.failures
+        return reporter
+
+
+@bug("A snapshot that somebody has never changes: ")
+class TheSnapshotIsTheReporter(ReporterMachine):
+    def view(self, subject: Reporter) -> Any:
+        return ViewOf(subject)
+
+
+class ViewOf:
+    def __init__(self, reporter: Reporter) -> None:
+        object.__setattr__(self, "_reporter", reporter)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reporter.snapshot(), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
 # -- Caught ------------------------------------------------------------------------------------------------------------
 
-
-class Held(HealthStateMachine):
-    fold: type[WorkerHealth]
-
-    def start(self, name: str) -> Any:
-        return self.fold(name)
+WITHOUT_SHRINKING = [Phase.generate]
 
 
-def broken_promise(machine: type[HealthStateMachine], chance: int | None) -> str:
-    """What the machine says, at the first failure that it comes upon. The chance is a seed; None: as in CI."""
-    if chance is not None:
-        machine = seed(chance)(machine)
-    run = settings(
+def run(
+    machine: type[HealthStateMachine],
+    chance: int | None = None,
+    *,
+    phases: list[Phase] = WITHOUT_SHRINKING,
+    several: bool = False,
+) -> None:
+    """Run it, up to the first failure unless several are wanted. The chance is a seed; None: as in CI."""
+    how = settings(
         max_examples=EXAMPLES,
         derandomize=chance is None,
         database=None,
         deadline=None,
-        report_multiple_bugs=False,
-        phases=[Phase.generate],
+        report_multiple_bugs=several,
+        phases=phases,
     )
+    # A class of its own: the seed stays with it.
+    machine = type(machine.__name__, (machine,), {})
+    run_state_machine_as_test(machine if chance is None else seed(chance)(machine), settings=how)
+
+
+@cache
+def first_failure(machine: type[HealthStateMachine], chance: int | None) -> AssertionError:
     with pytest.raises(AssertionError) as failure:
-        run_state_machine_as_test(machine, settings=run)
-    return str(failure.value)
-
-
-def machine_for(fold: type[WorkerHealth]) -> type[HealthStateMachine]:
-    return type(f"Machine{fold.__name__}", (Held,), {"fold": fold})
+        run(machine, chance)
+    return failure.value
 
 
 @pytest.mark.parametrize("chance", [None, 1, 2, 3])
-@pytest.mark.parametrize(("fold", "promise"), BUGS, ids=lambda value: getattr(value, "__name__", ""))
-def test_each_bug_breaks_its_promise(fold: type[WorkerHealth], promise: str, chance: int | None) -> None:
-    assert broken_promise(machine_for(fold), chance).startswith(promise)
+@pytest.mark.parametrize(("machine", "promise"), BUGS, ids=lambda value: getattr(value, "__name__", ""))
+def test_each_bug_breaks_its_promise(machine: type[HealthStateMachine], promise: str, chance: int | None) -> None:
+    assert str(first_failure(machine, chance)).startswith(promise)
+
+
+def test_each_promise_is_broken_by_some_bug() -> None:
+    last_frames = [traceback.extract_tb(first_failure(machine, None).__traceback__)[-1] for machine, _ in BUGS]
+    raised = {(frame.filename, frame.lineno) for frame in last_frames}
+    assert raised == {*raises(_health_promises.__file__), *raises(_health_machine.__file__)}
+
+
+def test_a_reporter_may_be_mutable_if_its_snapshots_are_not() -> None:
+    run(ReporterMachine)
+
+
+def raises(path: str) -> list[tuple[str, int]]:
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    return [(path, node.lineno) for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+
+
+def test_two_bugs_are_reported_as_two() -> None:
+    class BothBugs(GatedIsShownAsStandby):
+        def right(self, outcome: Outcome, at: datetime, error: BaseException | None) -> Any:
+            right = super().right(outcome, at, error)
+            return replace(right, last_failure=None)
+
+    with pytest.raises(ExceptionGroup) as failures:
+        run(machine_for(BothBugs), phases=[Phase.generate, Phase.shrink], several=True)
+    assert {str(each).split(":")[0] for each in failures.value.exceptions} == {
+        "Outcome.GATED is shown as DISABLED",
+        "An error (Outcome.FAILED) sets last_failure",
+    }
+
+
+def test_the_failure_shrinks_to_steps_that_a_person_would_write() -> None:
+    with pytest.raises(AssertionError) as failure:
+        run(machine_for(FailingPersistsThroughBusy), phases=[Phase.generate, Phase.shrink])
+    steps = [line for note in failure.value.__notes__ for line in note.splitlines() if line.startswith("state.tick")]
+    at = "datetime.datetime(2000, 1, 1, 0, 0, tzinfo=datetime.timezone.utc)"
+    assert steps == [
+        f"state.tick(judged=Judged(Outcome.FAILED, {at}))",
+        f"state.tick(judged=Judged(Outcome.BUSY, {at}))",
+    ]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from .._health import WorkerHealth, describe_error
 from . import _health_promises as promises
-from ._history import Judged
-from .strategies import errors, names, outcomes, times
+from .strategies import judged, names
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from .._outcome import Outcome
     from ._health_promises import HealthView
+    from ._history import Judged
 
 
 class HealthStateMachine(RuleBasedStateMachine):
@@ -80,6 +79,7 @@ class HealthStateMachine(RuleBasedStateMachine):
     subject: Any
     health: HealthView
     history: list[Judged]
+    _taken: list[tuple[HealthView, dict[str, object]]]  # each snapshot, and what it said when it was taken
 
     def start(self, name: str) -> Any:
         """Return what keeps the health of a service that has not ticked. Called twice, for services of two names."""
@@ -103,19 +103,17 @@ class HealthStateMachine(RuleBasedStateMachine):
         self._name, self.history = name, []
         self.subject = self.start(name)
         self._bystander = self.start("other" if name != "other" else "another")
-        self.health = self.view(self.subject)
-        promises.check_fresh(self.health, name)
         self._others = promises.values(self.view(self._bystander))
-        self._taken = [(self.health, promises.values(self.health))]
+        self._taken = []
+        self._look()
 
-    @rule(outcome=outcomes(), at=times(), error=st.none() | errors())
-    def tick(self, outcome: Outcome, at: datetime, error: Exception | None) -> None:
+    @rule(judged=judged())
+    def tick(self, judged: Judged) -> None:
         """One more tick; before it, the same at a time of nobody knows which zone."""
-        self._offer_a_naive_time(outcome, at.replace(tzinfo=None))
-        self.subject = self.after(self.subject, outcome, at=at, error=error)
-        self.history.append(Judged(outcome, at, error))
-        self.health = self.view(self.subject)
-        self._taken.append((self.health, promises.values(self.health)))
+        self._offer_a_naive_time(judged.outcome, judged.at.replace(tzinfo=None))
+        self.subject = self.after(self.subject, judged.outcome, at=judged.at, error=judged.error)
+        self.history.append(judged)
+        self._look()
 
     # No rule of its own: Hypothesis leaves rules out of whole runs, and those without `tick` would find nothing.
     def _offer_a_naive_time(self, outcome: Outcome, at: datetime) -> None:
@@ -127,12 +125,18 @@ class HealthStateMachine(RuleBasedStateMachine):
             raise AssertionError(f"A naive time is refused with a ValueError: {at!r} raised {error!r}") from error
         else:
             raise AssertionError(f"A naive time is refused with a ValueError: {at!r} was taken")
-        after = self.view(self.subject)
-        if promises.values(after) != self._taken[-1][1]:
-            raise AssertionError(f"A naive time that is refused changes nothing: {self.health!r} has become {after!r}")
+        after, before = promises.values(self.view(self.subject)), self._taken[-1][1]
+        if after != before:
+            raise AssertionError(f"A naive time that is refused changes nothing: {before} has become {after}")
+
+    def _look(self) -> None:
+        self.health = self.view(self.subject)
+        self._taken.append((self.health, promises.values(self.health)))
 
     @invariant()
     def keep_all_promises(self) -> None:
+        """All but the one about naive times, also after rules of a subclass."""
+        self._look()
         promises.check_frozen(self.health)
         for health, values in self._taken:
             promises.check_unchanged(health, values)
