@@ -138,7 +138,9 @@ def _checked_faults(faults: Iterable[Fault], replicas: tuple[str, ...]) -> tuple
             raise TypeError(f"faults must be faults, got {fault!r}: write one such as Kill('r1', at=600)")
         replica = replica_of(fault)
         if replica is not None and replica not in replicas:
-            raise ValueError(f"faults must name replicas of the cluster, got {fault!r}: use one of {', '.join(replicas)}")
+            raise ValueError(
+                f"faults must name replicas of the cluster, got {fault!r}: use one of {', '.join(replicas)}"
+            )
     for replica in replicas:
         for before, fault in pairwise(lifecycle(replica, checked)):
             if isinstance(before, Start) and isinstance(fault, Start):

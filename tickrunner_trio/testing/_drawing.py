@@ -58,11 +58,15 @@ def drawn(timeline: Timeline, begin: float, end: float) -> str:
         _strip(timeline, begin + (end - begin) * n / strips, begin + (end - begin) * (n + 1) / strips, indent, columns)
         for n in range(strips)
     ]
-    told = [fault for fault in timeline.faults if fault.at <= end and ends_at(fault) >= begin]
+    told = [fault for fault in timeline.faults if _is_seen(fault, begin, end)]
     if told:
         parts.append("\n".join(f"at {clock_face(fault.at)}  {fault!r}" for fault in told))
     parts.append(_LEGEND)
     return "\n\n".join(parts)
+
+
+def _is_seen(fault: Fault, begin: float, end: float) -> bool:
+    return fault.at <= end and ends_at(fault) >= begin
 
 
 def _summary(timeline: Timeline) -> str:
@@ -91,13 +95,13 @@ def _strip(timeline: Timeline, begin: float, end: float, indent: int, columns: i
         last = max(first, min(columns - 1, math.ceil((until - begin) / per_column) - 1))
         signs[first : last + 1] = sign * (last + 1 - first)
 
-    away = [fault for fault in timeline.faults if replica_of(fault) is None]
+    away = [fault for fault in timeline.faults if replica_of(fault) is None and _is_seen(fault, begin, end)]
     if away:
         signs = lane("database")
         for fault in away:
             mark(signs, fault.at, ends_at(fault), _FAULT_SIGNS[type(fault)])
     for replica in timeline.replicas:
-        faults = [fault for fault in timeline.faults if replica_of(fault) == replica]
+        faults = [fault for fault in timeline.faults if replica_of(fault) == replica and _is_seen(fault, begin, end)]
         if faults:
             signs = lane(replica)
             for fault in faults:

@@ -27,7 +27,9 @@ class _Written:
             if not math.isfinite(value):
                 raise ValueError(f"{where} must be a finite number of seconds, got {value!r}: write one, such as 30")
             if name == "at" and value < 0:
-                raise ValueError(f"{where} must be 0 or more seconds after the start, got {value!r}: choose a later time")
+                raise ValueError(
+                    f"{where} must be 0 or more seconds after the start, got {value!r}: choose a later time"
+                )
             if name == "seconds" and value <= 0 and not isinstance(self, ClockOffset):
                 raise ValueError(f"{where} must be above 0, got {value!r}: leave the fault out, or let it last longer")
 

@@ -62,7 +62,9 @@ def never_overlapping(timeline: Timeline, *, within: float, names: Iterable[str]
 
 def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[str] | None) -> None:
     if not 0 <= tolerance <= 1:
-        raise ValueError(f"tolerance must be a part of the interval from 0 to 1, got {tolerance!r}: 0.1 is the usual one")
+        raise ValueError(
+            f"tolerance must be a part of the interval from 0 to 1, got {tolerance!r}: 0.1 is the usual one"
+        )
     services = _judged(timeline, names)
     for service in services:
         if service.cadence != "cluster":
@@ -264,9 +266,7 @@ def _gaps(timeline: Timeline, service: ServiceFacts, runs: Sequence[Run]) -> Ite
         if not isinstance(fault, ClockOffset)
     ]
     disturbed += [
-        (skip.at, skip.at)
-        for skip in timeline.skips
-        if skip.service == service.name and skip.outcome is Outcome.GATED
+        (skip.at, skip.at) for skip in timeline.skips if skip.service == service.name and skip.outcome is Outcome.GATED
     ]
     firsts: list[Run | None] = [None, *runs]
     nexts = [*(run.started_at for run in runs), timeline.seconds]
@@ -315,8 +315,7 @@ def _somebody_can(timeline: Timeline, at: float) -> bool:
     return any(
         _is_up(timeline, replica, at)
         and not any(
-            fault.at <= at < ends_at(fault)
-            for fault in _of_kind(timeline, (Freeze, Partition, DatabaseAway), replica)
+            fault.at <= at < ends_at(fault) for fault in _of_kind(timeline, (Freeze, Partition, DatabaseAway), replica)
         )
         for replica in timeline.replicas
     )

@@ -29,7 +29,18 @@ from typing import TYPE_CHECKING
 import trio
 
 from .._surroundings import simulated
-from ._faults import ClockOffset, DatabaseAway, Drain, DropSession, Freeze, Kill, Partition, Start, ends_at, is_up_at_first
+from ._faults import (
+    ClockOffset,
+    DatabaseAway,
+    Drain,
+    DropSession,
+    Freeze,
+    Kill,
+    Partition,
+    Start,
+    ends_at,
+    is_up_at_first,
+)
 from ._freezing import Freezer
 from ._lock_server import LockServer
 from ._process import Process, Record

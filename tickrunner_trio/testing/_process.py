@@ -59,7 +59,9 @@ class Record:
             since = self.since_beginning
             self._holds.append(replace(hold, granted_at=since(hold.granted_at), freed_at=since(hold.freed_at)))
 
-    def timeline(self, seconds: float, *, replicas: tuple[str, ...], faults: tuple[Fault, ...], lease: float) -> Timeline:
+    def timeline(
+        self, seconds: float, *, replicas: tuple[str, ...], faults: tuple[Fault, ...], lease: float
+    ) -> Timeline:
         """Return all of it, in an order that depends on nothing but what is in it."""
         return Timeline(
             seconds=seconds,

@@ -68,7 +68,9 @@ class Timeline:
     faults: tuple[Fault, ...] = ()  #: In order of time.
     runs: tuple[Run, ...] = ()  #: In order of their start.
     skips: tuple[Skip, ...] = ()  #: In order of time.
-    holds: tuple[Hold, ...] = field(default=(), repr=False)  #: The locks, as the server saw them; in order of the grant.
+    holds: tuple[Hold, ...] = field(
+        default=(), repr=False
+    )  #: The locks, as the server saw them; in order of the grant.
 
     def assert_never_overlapping(self, *, within: float = 0.0, services: Iterable[str] | None = None) -> None:
         """Assert that no two runs of a service went on at the same time, in all of the cluster.
