@@ -71,7 +71,7 @@ class Cluster:
         lease: float = 15.0,
         seed: int = 0,
     ) -> None:
-        if not callable(services) or inspect.iscoroutinefunction(services):
+        if inspect.iscoroutinefunction(services) or not callable(services):
             raise TypeError(f"services must be a plain function of a locker, got {services!r}: write one with 'def'")
         if isinstance(replicas, bool) or not isinstance(replicas, int):
             raise TypeError(f"replicas must be an int, got {replicas!r}: write how many there are, such as 3")

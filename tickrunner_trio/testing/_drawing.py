@@ -11,7 +11,7 @@ from ._faults import ClockOffset, DatabaseAway, Drain, DropSession, Freeze, Kill
 
 if TYPE_CHECKING:
     from ._faults import Fault
-    from ._timeline import Timeline
+    from ._timeline import ServiceFacts, Timeline
 
 _WIDTH = 100
 _LONGEST_LABEL = 30
@@ -79,47 +79,62 @@ def _labels(timeline: Timeline, replica: str) -> list[str]:
     return [replica, *(f"{replica} {service.name}" for service in timeline.services)]
 
 
-def _strip(timeline: Timeline, begin: float, end: float, indent: int, columns: int) -> str:
-    lanes: list[tuple[str, list[str]]] = []
+class _Strip:
+    """A stretch of the timeline, as lanes of signs; what is marked later covers what was marked before."""
 
-    def lane(label: str) -> list[str]:
-        signs = [" "] * columns
-        lanes.append((label, signs))
-        return signs
+    def __init__(self, begin: float, end: float, columns: int) -> None:
+        self._begin = begin
+        self._end = end
+        self._columns = columns
+        self._lanes: list[tuple[str, list[str]]] = []
 
-    def mark(signs: list[str], since: float, until: float, sign: str) -> None:
-        if until < begin or since > end or (since == end and until > end):
+    def add_lane(self, label: str) -> None:
+        self._lanes.append((label, [" "] * self._columns))
+
+    def mark(self, since: float, until: float, sign: str) -> None:
+        """Mark the last lane, in one column at least."""
+        if until < self._begin or since > self._end:
             return
-        per_column = (end - begin) / columns or 1.0
-        first = max(0, min(columns - 1, int((since - begin) / per_column)))
-        last = max(first, min(columns - 1, math.ceil((until - begin) / per_column) - 1))
-        signs[first : last + 1] = sign * (last + 1 - first)
+        per_column = (self._end - self._begin) / self._columns or 1.0
+        first = max(0, min(self._columns - 1, int((since - self._begin) / per_column)))
+        last = max(first, min(self._columns - 1, math.ceil((until - self._begin) / per_column) - 1))
+        self._lanes[-1][1][first : last + 1] = sign * (last + 1 - first)
 
-    away = [fault for fault in timeline.faults if replica_of(fault) is None and _is_seen(fault, begin, end)]
-    if away:
-        signs = lane("database")
-        for fault in away:
-            mark(signs, fault.at, ends_at(fault), _FAULT_SIGNS[type(fault)])
+    def text(self, indent: int) -> str:
+        face = clock_face(self._end)
+        ruler = " " * indent + clock_face(self._begin).ljust(self._columns - len(face)) + face
+        lanes = [f"{label[:_LONGEST_LABEL].ljust(indent)}{''.join(signs)}".rstrip() for label, signs in self._lanes]
+        return "\n".join([ruler, *lanes])
+
+
+def _strip(timeline: Timeline, begin: float, end: float, indent: int, columns: int) -> str:
+    strip = _Strip(begin, end, columns)
+    _draw_faults(strip, "database", [fault for fault in timeline.faults if replica_of(fault) is None], begin, end)
     for replica in timeline.replicas:
-        faults = [fault for fault in timeline.faults if replica_of(fault) == replica and _is_seen(fault, begin, end)]
-        if faults:
-            signs = lane(replica)
-            for fault in faults:
-                mark(signs, fault.at, ends_at(fault), _FAULT_SIGNS[type(fault)])
+        own = [fault for fault in timeline.faults if replica_of(fault) == replica]
+        _draw_faults(strip, replica, own, begin, end)
         for service in timeline.services:
-            signs = lane(f"{replica} {service.name}")
-            for skip in timeline.skips:
-                if (skip.replica, skip.service) == (replica, service.name):
-                    mark(signs, skip.at, skip.at, _SKIP_SIGNS.get(skip.outcome, "e"))
-            for hold in timeline.holds:
-                if (hold.replica, hold.lock_id) == (replica, service.lock_id):
-                    mark(signs, hold.granted_at, hold.freed_at, "-")
-            for run in timeline.runs:
-                if (run.replica, run.service) == (replica, service.name):
-                    sign = ">" if run.outcome is None else "#" if run.outcome is Outcome.SUCCESS else "x"
-                    mark(signs, run.started_at, run.stopped_at, sign)
-    face = clock_face(end)
-    ruler = clock_face(begin).ljust(columns - len(face)) + face
-    text = [(" " * indent) + ruler]
-    text += [f"{label[:_LONGEST_LABEL].ljust(indent)}{''.join(signs)}".rstrip() for label, signs in lanes]
-    return "\n".join(text)
+            strip.add_lane(f"{replica} {service.name}")
+            _draw_service(strip, timeline, replica, service)
+    return strip.text(indent)
+
+
+def _draw_faults(strip: _Strip, label: str, faults: list[Fault], begin: float, end: float) -> None:
+    seen = [fault for fault in faults if _is_seen(fault, begin, end)]
+    if seen:
+        strip.add_lane(label)
+    for fault in seen:
+        strip.mark(fault.at, ends_at(fault), _FAULT_SIGNS[type(fault)])
+
+
+def _draw_service(strip: _Strip, timeline: Timeline, replica: str, service: ServiceFacts) -> None:
+    for skip in timeline.skips:
+        if (skip.replica, skip.service) == (replica, service.name):
+            strip.mark(skip.at, skip.at, _SKIP_SIGNS.get(skip.outcome, "e"))
+    for hold in timeline.holds:
+        if (hold.replica, hold.lock_id) == (replica, service.lock_id):
+            strip.mark(hold.granted_at, hold.freed_at, "-")
+    for run in timeline.runs:
+        if (run.replica, run.service) == (replica, service.name):
+            sign = ">" if run.outcome is None else "#" if run.outcome is Outcome.SUCCESS else "x"
+            strip.mark(run.started_at, run.stopped_at, sign)

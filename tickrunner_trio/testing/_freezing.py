@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Generator
+    from types import CoroutineType
 
 
 class Ice:
@@ -84,22 +85,22 @@ class Freezer(trio.abc.Instrument):
         # Trio schedules the task after this, by looking at `task.coro`: so it was in Trio 0.27, and is in 0.35.
         ice = self._ice_of(task)
         if ice is not None:
-            task.coro = _held_back(task.coro, ice)
+            task.coro = cast("CoroutineType[Any, Any, Any]", _held_back(task.coro, ice))
 
 
-async def _held_back(inner: Coroutine[Any, Any, Any], ice: Ice) -> object:
+async def _held_back(inner: CoroutineType[Any, Any, Any], ice: Ice) -> object:
     # Trio and `inspect` want a coroutine, with a frame; only a generator can drive another coroutine by hand.
     return await _driven(inner, ice)
 
 
 @types.coroutine
-def _driven(inner: Coroutine[Any, Any, Any], ice: Ice) -> Generator[Any, Any, object]:
+def _driven(inner: CoroutineType[Any, Any, Any], ice: Ice) -> Generator[Any, Any, object]:
     resume: Callable[[Any], Any] = inner.send
     value: Any = None
     try:
         while True:
             if ice.is_frozen:
-                yield from cast("Generator[Any, Any, None]", ice.wait_thawed().__await__())
+                yield from ice.wait_thawed().__await__()
             try:
                 message = resume(value)
             except StopIteration as stop:

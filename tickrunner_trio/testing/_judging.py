@@ -82,9 +82,9 @@ def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[s
             if _kept_hold(timeline, service, first, second):
                 compared += 1
                 findings += _too_often(service, first, second, tolerance)
-        for first, then_at in _gaps(timeline, service, runs):
+        for before, then_at in _gaps(timeline, service, runs):
             compared += 1
-            findings += _too_seldom(service, first, then_at, tolerance)
+            findings += _too_seldom(service, before, then_at, tolerance)
         why = f"{service.name} ran {len(runs)} times, and faults left no two starts that could be compared"
         _demand_something(timeline, range(compared), rule, why)
     _conclude(timeline, rule, findings)

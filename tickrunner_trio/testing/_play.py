@@ -158,40 +158,27 @@ class Play:
                 self._server.go_away()
                 for process in self._alive():
                     process.session.drop(now)
-            case _:
-                self._begin_on(self._replicas[fault.replica], fault, now)
-
-    def _begin_on(self, replica: _Replica, fault: Fault, now: float) -> None:
-        match fault:
-            case Freeze():
-                replica.frozen += 1
-            case Partition():
-                replica.cut += 1
-            case ClockOffset():
-                replica.wall_offset = fault.seconds
             case Start():
-                self._start(replica, now)
-                return
-            case _:
-                pass
-        for process in replica.alive:
-            match fault:
-                case Kill():
-                    process.ice.freeze()  # for ever
-                    process.end()
-                case Freeze():
-                    process.session.freeze(now)
-                    process.ice.freeze()
-                case Partition():
-                    process.session.cut(now)
-                case ClockOffset():
-                    process.wall_offset = fault.seconds
-                case DropSession():
-                    process.session.drop(now)
-                case Drain():
-                    process.drain()
-                case _:
-                    pass
+                self._start(self._replicas[fault.replica], now)
+            case Freeze():
+                self._replicas[fault.replica].frozen += 1
+                self._each(fault, lambda process: process.freeze(now))
+            case Partition():
+                self._replicas[fault.replica].cut += 1
+                self._each(fault, lambda process: process.session.cut(now))
+            case ClockOffset():
+                self._replicas[fault.replica].wall_offset = fault.seconds
+            case Kill():
+                self._each(fault, Process.kill)
+            case DropSession():
+                self._each(fault, lambda process: process.session.drop(now))
+            case Drain():
+                self._each(fault, Process.drain)
+
+    def _each(self, fault: Fault, do: Callable[[Process], object]) -> None:
+        assert not isinstance(fault, DatabaseAway)
+        for process in self._replicas[fault.replica].alive:
+            do(process)
 
     def _end(self, fault: Fault, now: float) -> None:
         """Undo what has an end."""
@@ -200,9 +187,7 @@ class Play:
                 self._server.come_back()
             case Freeze():
                 self._replicas[fault.replica].frozen -= 1
-                for process in self._replicas[fault.replica].alive:
-                    process.session.thaw(now)  # first: a task that is thawed finds its lock lost
-                    process.ice.thaw()
+                self._each(fault, lambda process: process.thaw(now))
             case Partition():
                 replica = self._replicas[fault.replica]
                 replica.cut -= 1
@@ -220,8 +205,8 @@ class Play:
             server=self._server,
             timing=self._timing,
             poke=self._changed.unpark_all,
+            wall_offset=lambda: replica.wall_offset,
         )
-        process.wall_offset = replica.wall_offset
         for _ in range(replica.frozen):
             process.ice.freeze()
         process.session.started(now, cut=replica.cut, frozen=replica.frozen)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .._outcome import Outcome
 from .._service import Service
 from .._supervisor import Supervisor
 from ._freezing import Ice
@@ -24,7 +23,7 @@ from ._timeline import Run, ServiceFacts, Skip, Timeline
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from .._outcome import Tick, TickReport
+    from .._outcome import Outcome, Tick, TickReport
     from ..abc import AdvisoryLocker
     from ..lockers import LeaseTiming
     from ._faults import Fault
@@ -86,6 +85,7 @@ class Process:
         server: shared with the other processes.
         timing: of the lease.
         poke: called when something has changed that the director of the simulation waits for.
+        wall_offset: by how many seconds the replica's clock on the wall is wrong.
     """
 
     def __init__(
@@ -98,15 +98,16 @@ class Process:
         server: LockServer,
         timing: LeaseTiming,
         poke: Callable[[], object],
+        wall_offset: Callable[[], float],
     ) -> None:
         self.replica = replica
         self.ice = Ice()
-        self.wall_offset = 0.0  #: By how much its clock on the wall is wrong.
         self.is_gone = False  #: It was killed, or it has ended.
         self._seed = seed
         self._services = services
         self._record = record
         self._poke = poke
+        self._wall_offset = wall_offset
         self._chances: dict[str, random.Random] = {}
         self._open: dict[tuple[str, int], tuple[Tick, float]] = {}  # the runs that go on
         self._stopped: dict[tuple[str, int], tuple[Tick, float, float]] = {}  # those that wait for their judgement
@@ -137,6 +138,19 @@ class Process:
         if self._supervisor is not None:
             self._supervisor.drain()
 
+    def freeze(self, now: float) -> None:
+        self.session.freeze(now)
+        self.ice.freeze()
+
+    def thaw(self, now: float) -> None:
+        self.session.thaw(now)  # first: a task that is thawed finds its lock lost
+        self.ice.thaw()
+
+    def kill(self) -> None:
+        """Let none of its tasks take another step."""
+        self.ice.freeze()
+        self.end()
+
     def end(self) -> None:
         """It is no more: what it had locked is free, what still ran is written down as unfinished. Idempotent."""
         if not self.is_gone:
@@ -157,7 +171,7 @@ class Process:
         return self._chances[service].random
 
     def utc_offset(self) -> float:
-        return BEGINNING - self._record.began_at + self.wall_offset
+        return BEGINNING - self._record.began_at + self._wall_offset()
 
     def overhear(self, report: TickReport) -> None:
         if self.is_gone or self._record.is_closed:

@@ -1,7 +1,7 @@
 """The Trio face of a simulated session: an `AdvisoryLocker` that keeps the promises of a `PostgresLocker`.
 
-What it does not offer is `TimedLease` and `WatchedLease`, with which a `PostgresLocker` outlasts a blocked loop: virtual
-time does not pass while a loop is blocked. So holds end on Trio's clock, as with anybody's locker.
+What it does not offer is `TimedLease` and `WatchedLease`, with which a `PostgresLocker` outlasts a blocked loop:
+virtual time does not pass while a loop is blocked. So holds end on Trio's clock, as with anybody's locker.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class SimulatedLease:
         if self.is_held and not self._is_lost:
             now = self._clock()
             self._session.advance(now)
-            self._is_lost = self._is_lost or self._session.is_expired(now)
+            if self._session.is_expired(now):
+                self._is_lost = True
         return self._is_lost
 
     def lose(self) -> None:

@@ -1,4 +1,4 @@
-"""What happened in a simulated cluster: runs, ticks without a run, locks, faults. Values only; times in virtual seconds."""
+"""What happened in a simulated cluster: runs, ticks without a run, locks, faults. Times are virtual seconds."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 from . import _judging
 from ._drawing import drawn
-from ._lock_server import Hold as Hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .._outcome import Outcome
     from ._faults import Fault
+    from ._lock_server import Hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +68,7 @@ class Timeline:
     faults: tuple[Fault, ...] = ()  #: In order of time.
     runs: tuple[Run, ...] = ()  #: In order of their start.
     skips: tuple[Skip, ...] = ()  #: In order of time.
-    holds: tuple[Hold, ...] = field(
-        default=(), repr=False
-    )  #: The locks, as the server saw them; in order of the grant.
+    holds: tuple[Hold, ...] = field(default=(), repr=False)  #: The locks as the server saw them, in order.
 
     def assert_never_overlapping(self, *, within: float = 0.0, services: Iterable[str] | None = None) -> None:
         """Assert that no two runs of a service went on at the same time, in all of the cluster.
