@@ -121,7 +121,7 @@ class Cluster:
         """
         _check_seconds(seconds)
         if not isinstance(trio.lowlevel.current_clock(), MockClock):
-            raise RuntimeError(
+            raise RuntimeError(  # noqa: TRY004 - the clock is no argument
                 "a Cluster is played in virtual time: use Cluster.run, or call play under "
                 "trio.run(..., clock=MockClock(autojump_threshold=0)), which is the autojump_clock of pytest-trio"
             )
@@ -144,7 +144,7 @@ def _checked_faults(faults: Iterable[Fault], replicas: tuple[str, ...]) -> tuple
     for replica in replicas:
         for before, fault in pairwise(lifecycle(replica, checked)):
             if isinstance(before, Start) and isinstance(fault, Start):
-                raise ValueError(
+                raise ValueError(  # noqa: TRY004 - a Start is a fault, but not there
                     f"faults must start a replica that is not there, got {fault!r} after {before!r}: "
                     "put a Kill or a Drain in between"
                 )
