@@ -362,7 +362,7 @@ def test_it_steps_only_while_it_is_not_frozen_and_never_later_than_the_thaw(
 
     async def work() -> None:
         for nap in naps:
-            await trio.sleep(nap + 0.5)
+            await trio.sleep(nap + 1 / 16)
             steps.append(trio.current_time())
 
     async def main(ice: Ice, nursery: trio.Nursery) -> None:
@@ -376,7 +376,7 @@ def test_it_steps_only_while_it_is_not_frozen_and_never_later_than_the_thaw(
     under_ice(main)
     expected, now = [], 0.0
     for nap in naps:
-        now += nap + 0.5
+        now += nap + 1 / 16  # never at a moment in which a freeze begins
         while holding := [end for begin, end in spans if begin <= now < end]:
             now = max(holding)
         expected.append(now)
