@@ -76,40 +76,41 @@ def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[s
     findings: list[_Finding] = []
     for service in services:
         runs = [run for run in _runs_of(timeline, service) if not run.forced]
-        compared = 0
+        _demand_something(timeline, runs, rule, f"{service.name} never ran")
         successes = [run for run in runs if run.outcome is Outcome.SUCCESS]
         for first, second in pairwise(successes):
             if _kept_hold(timeline, service, first, second):
-                compared += 1
                 findings += _too_often(service, first, second, tolerance)
         for before, then_at in _gaps(timeline, service, runs):
-            compared += 1
             findings += _too_seldom(service, before, then_at, tolerance)
-        why = f"{service.name} ran {len(runs)} times, and faults left no two starts that could be compared"
-        _demand_something(timeline, range(compared), rule, why)
     _conclude(timeline, rule, findings)
 
 
 def recovers_within(timeline: Timeline, *, seconds: float, names: Iterable[str] | None) -> None:
-    rule = f"after each fault every service succeeds within {seconds:g} seconds"
-    services = _judged(timeline, names)
-    moments = [moment for moment in _moments(timeline) if moment[2] - moment[1] >= seconds - _ROUNDING]
-    _demand_something(timeline, moments, rule, f"no fault was followed by {seconds:g} seconds without another")
+    if not 0 < seconds <= timeline.seconds:
+        raise ValueError(
+            f"seconds must be above 0 and at most the {timeline.seconds:g} of the timeline, got {seconds!r}: play it for longer"
+        )
+    rule = f"every service succeeds within {seconds:g} seconds after each fault"
+    moments = [moment for moment in _moments(timeline) if moment.until - moment.at >= seconds - _ROUNDING]
     findings: list[_Finding] = []
-    for service in services:
+    for service in _judged(timeline, names):
         runs = _runs_of(timeline, service)
-        for fault, at, until in moments:
+        _demand_something(timeline, runs, rule, f"{service.name} never ran")
+        for moment in moments:
             # One that went on until the next fault is not to be blamed for what became of it.
             starts = [
                 run.started_at
                 for run in runs
-                if run.outcome is Outcome.SUCCESS or run.stopped_at >= until - _ROUNDING
-                if run.started_at >= at - _ROUNDING
+                if run.outcome is Outcome.SUCCESS or run.stopped_at >= moment.until - _ROUNDING
+                if run.started_at >= moment.at - _ROUNDING
             ]
-            if not starts or starts[0] > at + seconds + _ROUNDING:
+            if not starts or starts[0] > moment.at + seconds + _ROUNDING:
                 then = f"only at {clock_face(starts[0])}" if starts else "never"
-                sentence = f"{service.name} could be run from {clock_face(at)} on, after {fault!r}; it succeeded {then}"
-                findings.append(_Finding(sentence, fault.at, starts[0] if starts else at + seconds))
+                sentence = (
+                    f"{service.name} could be run from {clock_face(moment.at)} on, {moment.after}; it succeeded {then}"
+                )
+                findings.append(_Finding(sentence, moment.at, starts[0] if starts else moment.at + seconds))
     _conclude(timeline, rule, findings)
 
 
@@ -296,17 +297,26 @@ def _too_seldom(service: ServiceFacts, first: Run | None, then_at: float, tolera
 # Recovery.
 
 
-def _moments(timeline: Timeline) -> Iterator[tuple[Fault, float, float]]:
-    """Each fault, the first moment after it in which somebody can go on, and until when nothing new comes between."""
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """From when on somebody could go on, after what, and until when nothing new came between."""
+
+    after: str
+    at: float
+    until: float
+
+
+def _moments(timeline: Timeline) -> Iterator[_Moment]:
     faults = [fault for fault in timeline.faults if not isinstance(fault, ClockOffset | Start)]
-    faults.sort(key=lambda fault: fault.at)
-    changes = sorted({at for fault in timeline.faults for at in (fault.at, ends_at(fault))})
-    for index, fault in enumerate(faults):
-        until = min([timeline.seconds, *(each.at for each in faults[index + 1 :])])
+    causes = [(0.0, "from the beginning"), *((fault.at, f"after {fault!r}") for fault in faults)]
+    causes.sort(key=lambda cause: cause[0])
+    changes = sorted({0.0, *(at for fault in timeline.faults for at in (fault.at, ends_at(fault)))})
+    ends = [*(at for at, _ in causes[1:]), timeline.seconds]
+    for (caused_at, after), end in zip(causes, ends, strict=True):
         # Until the next fault begins, ability can only come back.
-        for begin in changes:
-            if fault.at <= begin < until and _somebody_can(timeline, begin):
-                yield fault, begin, until
+        for at in changes:
+            if caused_at <= at < end and _somebody_can(timeline, at):
+                yield _Moment(after, at, min(end, timeline.seconds))
                 break
 
 

@@ -57,8 +57,7 @@ class Timeline:
     """What happened in a simulated cluster, and judgement on it. ``print`` it to see it drawn.
 
     Each ``assert_...`` raises an `AssertionError` that names the rule, the service, the replicas and the times, and
-    draws that part of the timeline; also if there was nothing that it could judge, since a test that cannot fail is
-    none. Each takes ``services``, the names of those to be judged; None: all.
+    draws that part of the timeline; also if a service never ran, since a test that judges nothing is none. Each takes ``services``, the names of those to be judged; None: all.
     """
 
     seconds: float  #: How long it was played; virtual.
@@ -82,7 +81,7 @@ class Timeline:
             services: see the class.
 
         Raises:
-            AssertionError: two runs overlapped, or there was no run.
+            AssertionError: two runs of a service overlapped, or it never ran.
         """
         _judging.never_overlapping(self, within=within, names=services)
 
@@ -105,7 +104,7 @@ class Timeline:
                 holds.
 
         Raises:
-            AssertionError: a service ran too often or too seldom, or there was nothing to judge.
+            AssertionError: a service ran too often or too seldom, or never.
             ValueError: ``tolerance`` is out of its bounds, or a service is of cadence "replica".
         """
         _judging.once_per_interval(self, tolerance=tolerance, names=services)
@@ -113,17 +112,18 @@ class Timeline:
     def assert_recovers_within(self, seconds: float, *, services: Iterable[str] | None = None) -> None:
         """Assert that after each fault every service soon starts a run that succeeds.
 
-        Counted from the beginning of the fault if another replica can go on: it runs, is not frozen, is not cut off
-        from the locks, and the server is there. Else from the moment at which somebody can. Each further fault starts
-        the count anew; what comes less than ``seconds`` before the next fault or the end is not judged. A `ClockOffset`
-        and a `Start` are no faults here.
+        Counted from the beginning of the fault if some replica can go on: it runs, is not frozen, is not cut off from
+        the locks, and the server is there. Else from the moment at which one can. Each further fault starts the count
+        anew; what comes less than ``seconds`` before the next fault or the end is not judged. The beginning of the
+        timeline counts as a fault, a `ClockOffset` and a `Start` do not.
 
         Args:
             seconds: more than the longest interval and the lease, since nothing runs sooner.
             services: see the class.
 
         Raises:
-            AssertionError: a service did not recover, or no fault left time to judge.
+            AssertionError: a service did not recover, or never ran.
+            ValueError: ``seconds`` is not above 0, or more than the timeline has.
         """
         _judging.recovers_within(self, seconds=seconds, names=services)
 
