@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -14,10 +13,14 @@ import trio
 from tickrunner_trio import Config, Outcome, Service, Tick
 from tickrunner_trio import _schedule as schedule
 from tickrunner_trio import _service as service
+from tickrunner_trio.lockers._timing import lease_timing
 from tickrunner_trio.testing import Cluster, DatabaseAway, Freeze, Kill, Partition, Start, _cluster
 from tickrunner_trio.testing._lock_server import LockServer
-from tickrunner_trio.testing._lock_session import LockSession, SessionState
+from tickrunner_trio.testing._lock_session import LockSession
 from tickrunner_trio.testing._simulated_locker import SimulatedLease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 INTERVAL = 60.0
 SEEDS = range(20)  # they put the works and holds anywhere around the faults
@@ -101,7 +104,7 @@ def session_is_closed_before_the_work_has_stopped(patch: pytest.MonkeyPatch) -> 
 
 
 def cancel_point_after_the_servers_release(patch: pytest.MonkeyPatch) -> None:
-    timing = _cluster.lease_timing
+    timing = lease_timing
     patch.setattr(
         _cluster, "lease_timing", lambda lease: replace(timing(lease), cancel_after=1.5 * lease, reply=1.5 * lease)
     )
@@ -144,11 +147,13 @@ def first_tick_after_whole_intervals(patch: pytest.MonkeyPatch) -> None:
 def no_retry_after_unavailable(patch: pytest.MonkeyPatch) -> None:
     publish = Service._publish
 
+    async def sleep_for_ever(deadline: float) -> None:
+        await trio.sleep_forever()
+
     def gives_up(self: Any, report: Any, judged_at: Any) -> None:
         publish(self, report, judged_at)
         if report.outcome is Outcome.UNAVAILABLE:
-            self._loop = trio.lowlevel.ParkingLot()
-            self._sleep_until = lambda deadline: trio.sleep_forever()
+            self._sleep_until = sleep_for_ever
 
     patch.setattr(Service, "_publish", gives_up)
 

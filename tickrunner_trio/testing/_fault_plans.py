@@ -1,4 +1,4 @@
-"""The strategy for what goes wrong in a simulated cluster. A failing plan shrinks to few faults, early, short, on r1."""
+"""The strategy for what goes wrong in a simulated cluster. A failing plan shrinks to few, early, short, on r1."""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[s
 def recovers_within(timeline: Timeline, *, seconds: float, names: Iterable[str] | None) -> None:
     if not 0 < seconds <= timeline.seconds:
         raise ValueError(
-            f"seconds must be above 0 and at most the {timeline.seconds:g} of the timeline, got {seconds!r}: play it for longer"
+            f"seconds must be above 0 and at most the {timeline.seconds:g} of the timeline, got "
+            f"{seconds!r}: play it for longer"
         )
     rule = f"every service succeeds within {seconds:g} seconds after each fault"
     moments = [moment for moment in _moments(timeline) if moment.until - moment.at >= seconds - _ROUNDING]

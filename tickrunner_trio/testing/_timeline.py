@@ -57,7 +57,8 @@ class Timeline:
     """What happened in a simulated cluster, and judgement on it. ``print`` it to see it drawn.
 
     Each ``assert_...`` raises an `AssertionError` that names the rule, the service, the replicas and the times, and
-    draws that part of the timeline; also if a service never ran, since a test that judges nothing is none. Each takes ``services``, the names of those to be judged; None: all.
+    draws that part of the timeline; also if a service never ran, since a test that judges nothing is
+    none. Each takes ``services``, the names of those to be judged; None: all.
     """
 
     seconds: float  #: How long it was played; virtual.
