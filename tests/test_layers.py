@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1] / "tickrunner_trio"
 MODULES = {
     "abc": ["abc", "_errors"],
     "pure": ["_config", "_outcome", "_schedule", "_health", "_lock_ids", "lockers._timing"],
-    "observing": ["_audit", "_utc", "_telemetry*"],
+    "observing": ["_audit", "_surroundings", "_utc", "_telemetry*"],
     "running": ["_attempt", "_watching", "_reporting", "_service", "_supervisor", "_passes"],
     "lockers": [
         *("lockers", "lockers._memory", "lockers._postgres", "lockers._lock_book", "lockers._lease", "lockers._clock"),

@@ -12,8 +12,8 @@
 #                  statistics
 #     running      _attempt (one tick) <- _service (one loop) <- _supervisor (many); _watching, _reporting,
 #                  _passes
-#     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _telemetry/ (the only importer of
-#                  opentelemetry: spans, and integers that exporters read)
+#     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _surroundings (what simulations
+#                  replace); _telemetry/ (the only importer of opentelemetry: spans, and integers that exporters read)
 #     pure         _config, _outcome, _schedule, _health, _lock_ids, lockers/_timing (the arithmetic of the lease):
 #                  no await, no I/O, time comes in as an argument
 #     abc          abc (what others implement), _errors
