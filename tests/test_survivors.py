@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -101,9 +102,8 @@ class Mutmut:
         self.verdicts: dict[str, str] = {}
         program = folder / "mutmut"
         program.write_text(
-            f"#!{sys.executable}\nimport pathlib, sys\n"
-            f"name = 'results' if sys.argv[1:] == ['results', '--all', 'true'] else sys.argv[2]\n"
-            f"print(pathlib.Path({str(folder)!r}, name).read_text(encoding='utf-8'))\n",
+            f"#!/bin/sh\ncd {shlex.quote(str(folder))}\n"
+            'case "$*" in "results --all true") cat results;; "show "*) cat "$2";; *) exit 1;; esac\n',
             encoding="utf-8",
         )
         program.chmod(0o755)
