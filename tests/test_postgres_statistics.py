@@ -276,7 +276,7 @@ async def test_a_thousand_locks_take_one_session_and_the_next_one_is_refused_wit
         may_stop.set()
 
 
-@pytest.mark.usefixtures("_binaries")
+@pytest.mark.usefixtures("_tickrunner_binaries")
 async def test_of_a_small_server_no_more_than_a_quarter_of_the_lock_table_is_taken() -> None:
     may_stop = trio.Event()
 

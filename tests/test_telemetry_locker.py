@@ -12,7 +12,6 @@ import trio
 import trio.testing
 from postgres_view import backend, instead_of_the_statement, never, nothing, stopped, terminate, until
 from scripted import service
-from telemetry_readers import Meters, key
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, Outcome, PostgresLocker
 from tickrunner_trio.lockers import _session
@@ -20,6 +19,7 @@ from tickrunner_trio.lockers._lease import PostgresLease
 from tickrunner_trio.lockers._lock_book import LockBook
 from tickrunner_trio.lockers._losses import Loss
 from tickrunner_trio.lockers._timing import lease_timing
+from tickrunner_trio.testing._memory_telemetry import MemoryMetrics, key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def meters() -> Meters:
-    return Meters()
+def meters() -> MemoryMetrics:
+    return MemoryMetrics()
 
 
-def sessions(meters: Meters) -> tuple[int, dict[str, int]]:
+def sessions(meters: MemoryMetrics) -> tuple[int, dict[str, int]]:
     """How many were opened, and for which reasons how many were lost."""
     read = meters.read()
     lost = {dict(attributes)["error.type"]: count for attributes, count in read["locker.sessions.lost"].items()}
@@ -78,7 +78,7 @@ def answer_too_late(dsn: str, patch: pytest.MonkeyPatch) -> None:
 )
 async def test_a_lost_session_is_counted_by_its_reason(
     dsn: str,
-    meters: Meters,
+    meters: MemoryMetrics,
     monkeypatch: pytest.MonkeyPatch,
     fault: Callable[[str, pytest.MonkeyPatch], None],
     reason: str,
@@ -99,7 +99,7 @@ async def test_a_lost_session_is_counted_by_its_reason(
     assert sessions(meters)[1] == {reason: 1}, "to leave it is no loss"
 
 
-async def test_a_server_that_does_not_answer_is_a_timeout(own_postgres: LocalPostgres, meters: Meters) -> None:
+async def test_a_server_that_does_not_answer_is_a_timeout(own_postgres: LocalPostgres, meters: MemoryMetrics) -> None:
     async with PostgresLocker(own_postgres.dsn, lease=2.0, meter_provider=meters.provider) as locker:
         with stopped(backend(own_postgres.dsn)), pytest.raises(DatabaseUnavailableError, match="did not reply"):
             await locker.with_advisory_lock(6, never)
@@ -107,7 +107,7 @@ async def test_a_server_that_does_not_answer_is_a_timeout(own_postgres: LocalPos
         assert sessions(meters) == (2, {"timeout": 1})
 
 
-async def test_two_lockers_of_a_provider_add_up(dsn: str, meters: Meters) -> None:
+async def test_two_lockers_of_a_provider_add_up(dsn: str, meters: MemoryMetrics) -> None:
     one, other = (PostgresLocker(dsn, meter_provider=meters.provider) for _ in range(2))
     async with one, other:
         assert sessions(meters) == (2, {})
@@ -122,7 +122,7 @@ async def test_two_lockers_of_a_provider_add_up(dsn: str, meters: Meters) -> Non
 
 
 async def test_work_that_outlives_its_lease_is_counted_for_its_service_while_it_still_runs(
-    dsn: str, meters: Meters
+    dsn: str, meters: MemoryMetrics
 ) -> None:
     seen: list[int] = []
 
@@ -133,8 +133,8 @@ async def test_work_that_outlives_its_lease_is_counted_for_its_service_while_it_
         seen.append(meters.of("sweep")["lease.overstayed"])
 
     async with PostgresLocker(dsn, lease=2.0, meter_provider=meters.provider) as locker:
-        other = service(work, locker, name="other", telemetry=meters.given)
-        report = await service(work, locker, telemetry=meters.given).tick()
+        other = service(work, locker, name="other", telemetry=meters.providers)
+        report = await service(work, locker, telemetry=meters.providers).tick()
         assert report.outcome is Outcome.LOCK_LOST
         assert seen == [1]
         assert meters.of("other")["lease.overstayed"] == 0

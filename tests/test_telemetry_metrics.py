@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -17,20 +18,20 @@ import trio.lowlevel
 from opentelemetry.sdk.metrics import ObservableCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, HistogramDataPoint, InMemoryMetricReader
 from scripted import always, run_for, service, virtually
-from telemetry_readers import Meters
 
 import tickrunner_trio._service
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, Outcome, PostgresLocker, Tick
 from tickrunner_trio._telemetry import _registry
 from tickrunner_trio._telemetry._names import INSTRUMENTS
 from tickrunner_trio.testing import Busy, Fails, Grant, ScriptedLocker
+from tickrunner_trio.testing._memory_telemetry import MemoryMetrics
 
 ALL = {outcome.value for outcome in Outcome}
 
 
 @pytest.fixture
-def meters() -> Meters:
-    return Meters()
+def meters() -> MemoryMetrics:
+    return MemoryMetrics()
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +56,8 @@ async def finds_no_database(tick: Tick) -> None:
     raise DatabaseUnavailableError("the work's own")
 
 
-def test_a_service_shows_zeros_before_it_has_done_anything(meters: Meters) -> None:
-    made = service(one_second, telemetry=meters.given)
+def test_a_service_shows_zeros_before_it_has_done_anything(meters: MemoryMetrics) -> None:
+    made = service(one_second, telemetry=meters.providers)
     assert meters.of("sweep") == {
         "ticks": dict.fromkeys(ALL, 0),
         "ticks.missed": 0,
@@ -89,9 +90,9 @@ def test_a_service_shows_zeros_before_it_has_done_anything(meters: Meters) -> No
     ],
 )
 def test_each_outcome_is_counted_and_timed_exactly(
-    meters: Meters, outcome: str, fields: dict[str, Any], duration: float, acquired: bool
+    meters: MemoryMetrics, outcome: str, fields: dict[str, Any], duration: float, acquired: bool
 ) -> None:
-    sweep = service(telemetry=meters.given, **fields)
+    sweep = service(telemetry=meters.providers, **fields)
     virtually(run_for, 5, sweep)
     seen = meters.of("sweep")
     waited = fields["locker"].otherwise.answers_after if acquired and "locker" in fields else 0.0
@@ -106,10 +107,10 @@ def test_each_outcome_is_counted_and_timed_exactly(
     assert seen["lock.held"] == 0
 
 
-def test_times_are_unix_times_and_those_of_run_end_with_it(meters: Meters) -> None:
+def test_times_are_unix_times_and_those_of_run_end_with_it(meters: MemoryMetrics) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            sweep = service(one_second, telemetry=meters.given)
+            sweep = service(one_second, telemetry=meters.providers)
             nursery.start_soon(sweep.run)
             await trio.sleep(0.5)
             running = meters.of("sweep")
@@ -132,32 +133,32 @@ def test_times_are_unix_times_and_those_of_run_end_with_it(meters: Meters) -> No
 
 
 def test_a_service_that_crashed_still_shows_when_it_was_started(
-    meters: Meters, monkeypatch: pytest.MonkeyPatch
+    meters: MemoryMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(*_: object) -> float:
         raise ZeroDivisionError
 
     monkeypatch.setattr(tickrunner_trio._service, "jitter", crash)
-    sweep = service(one_second, telemetry=meters.given)
+    sweep = service(one_second, telemetry=meters.providers)
     with pytest.raises(ZeroDivisionError):
         virtually(sweep.run)
     assert "service.start.timestamp" in meters.of("sweep")
 
 
-def test_missed_slots_are_counted(meters: Meters) -> None:
+def test_missed_slots_are_counted(meters: MemoryMetrics) -> None:
     async def work(tick: Tick) -> None:
         if tick.number == 1:
             await trio.sleep(35)
 
-    sweep = service(work, telemetry=meters.given, cadence="replica")
+    sweep = service(work, telemetry=meters.providers, cadence="replica")
     virtually(run_for, 36, sweep)
     # 1 and 2 are missed, since the tick of slot 0 was under way; slot 3 is caught up.
     assert meters.of("sweep")["ticks.missed"] == 2
 
 
-def test_a_gate_shows_what_it_last_said_and_nothing_before_it_was_asked(meters: Meters) -> None:
+def test_a_gate_shows_what_it_last_said_and_nothing_before_it_was_asked(meters: MemoryMetrics) -> None:
     answers = iter([False, True])
-    sweep = service(one_second, telemetry=meters.given, should_run=lambda: next(answers))
+    sweep = service(one_second, telemetry=meters.providers, should_run=lambda: next(answers))
     seen = [meters.of("sweep").get("enabled")]
     for _ in range(2):
         virtually(sweep.tick)
@@ -165,20 +166,20 @@ def test_a_gate_shows_what_it_last_said_and_nothing_before_it_was_asked(meters: 
     assert seen == [None, 0, 1]
 
 
-def test_a_forced_tick_counts_and_has_no_lateness(meters: Meters) -> None:
-    sweep = service(one_second, telemetry=meters.given)
+def test_a_forced_tick_counts_and_has_no_lateness(meters: MemoryMetrics) -> None:
+    sweep = service(one_second, telemetry=meters.providers)
     virtually(sweep.tick)
     seen = meters.of("sweep")
     assert seen["ticks"]["success"] == 1
     assert "tick.lateness" not in seen
 
 
-def test_two_services_of_one_name_make_one_series_of_each(meters: Meters) -> None:
+def test_two_services_of_one_name_make_one_series_of_each(meters: MemoryMetrics) -> None:
     async def main() -> None:
         locker = ScriptedLocker()
-        first = service(one_second, locker, telemetry=meters.given, cadence="replica", interval=20)
+        first = service(one_second, locker, telemetry=meters.providers, cadence="replica", interval=20)
         # With a hook, because a logged traceback would keep the service alive.
-        second = service(fails, locker, telemetry=meters.given, cadence="replica", on_error=lambda _: None)
+        second = service(fails, locker, telemetry=meters.providers, cadence="replica", on_error=lambda _: None)
         await first.tick()
         await second.tick()
         await second.tick()
@@ -198,8 +199,8 @@ def test_two_services_of_one_name_make_one_series_of_each(meters: Meters) -> Non
     assert (without["interval"], without["consecutive_failures"]) == (20, 0)
 
 
-def test_a_service_that_is_gone_leaves_no_series_and_no_object(meters: Meters) -> None:
-    sweep, other = (service(one_second, telemetry=meters.given, name=name) for name in ("sweep", "other"))
+def test_a_service_that_is_gone_leaves_no_series_and_no_object(meters: MemoryMetrics) -> None:
+    sweep, other = (service(one_second, telemetry=meters.providers, name=name) for name in ("sweep", "other"))
     virtually(sweep.tick)
     gone = weakref.ref(sweep)
     del sweep
@@ -208,7 +209,7 @@ def test_a_service_that_is_gone_leaves_no_series_and_no_object(meters: Meters) -
     histograms = {"tick.duration", "lock.acquire.duration"}  # the SDK keeps what was recorded
     assert meters.of("sweep").keys() == histograms
     assert meters.of("other")["ticks"]["success"] == 0
-    again = service(one_second, telemetry=meters.given)
+    again = service(one_second, telemetry=meters.providers)
     virtually(again.tick)
     assert meters.of("sweep")["ticks"] == {**dict.fromkeys(ALL, 0), "success": 2}, "its counters go on"
     del other, again
@@ -222,8 +223,8 @@ def test_a_service_that_is_gone_leaves_no_series_and_no_object(meters: Meters) -
 def test_counters_never_fall_when_a_service_is_made_again(
     temporality: AggregationTemporality, first: int, then: int, *, read_between: bool
 ) -> None:
-    meters = Meters(reader=InMemoryMetricReader(preferred_temporality={ObservableCounter: temporality}))
-    sweep = service(one_second, telemetry=meters.given)
+    meters = MemoryMetrics(reader=InMemoryMetricReader(preferred_temporality={ObservableCounter: temporality}))
+    sweep = service(one_second, telemetry=meters.providers)
     for _ in range(5):
         virtually(sweep.tick)
     assert meters.of("sweep")["ticks"]["success"] == first
@@ -231,14 +232,14 @@ def test_counters_never_fall_when_a_service_is_made_again(
     gc.collect()
     if read_between:
         assert "ticks" not in meters.of("sweep")
-    again = service(one_second, telemetry=meters.given)
+    again = service(one_second, telemetry=meters.providers)
     virtually(again.tick)
     assert meters.of("sweep")["ticks"]["success"] == then
 
 
-def test_the_time_of_the_last_success_does_not_move_back_when_its_service_goes(meters: Meters) -> None:
+def test_the_time_of_the_last_success_does_not_move_back_when_its_service_goes(meters: MemoryMetrics) -> None:
     async def main() -> None:
-        first, second = (service(one_second, telemetry=meters.given) for _ in range(2))
+        first, second = (service(one_second, telemetry=meters.providers) for _ in range(2))
         await first.tick()
         await trio.sleep(100)
         await second.tick()
@@ -256,29 +257,29 @@ def test_the_time_of_the_last_success_does_not_move_back_when_its_service_goes(m
     virtually(main)
 
 
-def test_what_names_leave_is_kept_of_so_many_only(meters: Meters, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_names_leave_is_kept_of_so_many_only(meters: MemoryMetrics, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_registry, "_MOST_NAMES", 2)
     for name in ("one", "two", "three"):
-        virtually(service(one_second, telemetry=meters.given, name=name).tick)
+        virtually(service(one_second, telemetry=meters.providers, name=name).tick)
         gc.collect()
         meters.read()
-    again = [service(one_second, telemetry=meters.given, name=name) for name in ("one", "two", "three")]
+    again = [service(one_second, telemetry=meters.providers, name=name) for name in ("one", "two", "three")]
     assert [meters.of(each.name)["ticks"]["success"] for each in again] == [1, 1, 0]
 
 
-def test_without_a_reader_nothing_of_a_dropped_service_is_kept(meters: Meters) -> None:
+def test_without_a_reader_nothing_of_a_dropped_service_is_kept(meters: MemoryMetrics) -> None:
     def tallies() -> int:
         gc.collect()
         return sum(type(each).__name__ == "_ServiceTally" for each in gc.get_objects())
 
-    service(one_second, telemetry=meters.given)
+    service(one_second, telemetry=meters.providers)
     before = tallies()
     for number in range(100):
-        service(one_second, telemetry=meters.given, name=f"sweep_{number}")
+        service(one_second, telemetry=meters.providers, name=f"sweep_{number}")
     assert tallies() <= before + 1  # each registration lets go of those before it
 
 
-def test_services_come_and_go_while_an_exporter_reads(meters: Meters) -> None:
+def test_services_come_and_go_while_an_exporter_reads(meters: MemoryMetrics) -> None:
     stop = threading.Event()
 
     def export() -> None:
@@ -289,7 +290,7 @@ def test_services_come_and_go_while_an_exporter_reads(meters: Meters) -> None:
     exporter.start()
     try:
         for number in range(300):
-            sweep = service(one_second, telemetry=meters.given, name=f"sweep_{number % 7}")
+            sweep = service(one_second, telemetry=meters.providers, name=f"sweep_{number % 7}")
             virtually(sweep.tick)
     finally:
         stop.set()
@@ -299,7 +300,7 @@ def test_services_come_and_go_while_an_exporter_reads(meters: Meters) -> None:
     )
 
 
-def test_who_comes_waits_until_a_read_is_over(meters: Meters) -> None:
+def test_who_comes_waits_until_a_read_is_over(meters: MemoryMetrics) -> None:
     class Tally:
         group = "slow"
 
@@ -312,8 +313,8 @@ def test_who_comes_waits_until_a_read_is_over(meters: Meters) -> None:
 
     waited: list[bool] = []
     made: list[object] = []
-    maker = threading.Thread(target=lambda: made.append(service(one_second, telemetry=meters.given)))
-    registry, owner = _registry.registry_of(meters.provider), Meters()
+    maker = threading.Thread(target=lambda: made.append(service(one_second, telemetry=meters.providers)))
+    registry, owner = _registry.registry_of(meters.provider), MemoryMetrics()
     registry.add(owner, Tally())
     registry.readings(INSTRUMENTS[0])
     maker.join()
@@ -324,12 +325,12 @@ def test_who_comes_waits_until_a_read_is_over(meters: Meters) -> None:
 GLOBAL = """
 import gc, trio
 from opentelemetry import metrics
-from telemetry_readers import Meters
+from tickrunner_trio.testing._memory_telemetry import MemoryMetrics
 from scripted import service, virtually
 
 async def work(tick): pass
 
-meters = Meters()
+meters = MemoryMetrics()
 {}
 for each in (first, second):
     virtually(each.tick)
@@ -352,11 +353,11 @@ metrics.set_meter_provider(meters.provider)
         """
 first = service(work, name="first")
 metrics.set_meter_provider(meters.provider)
-second = service(work, name="second", telemetry=meters.given)
+second = service(work, name="second", telemetry=meters.providers)
 """,
         # The named one got the instruments before the provider became the global one.
         """
-first = service(work, name="first", telemetry=meters.given)
+first = service(work, name="first", telemetry=meters.providers)
 second = service(work, name="second")
 metrics.set_meter_provider(meters.provider)
 """,
@@ -381,7 +382,7 @@ def test_the_global_provider_serves_whenever_it_is_set(program: str) -> None:
 
 INTERRUPTED = """
 import gc, signal
-from telemetry_readers import Meters
+from tickrunner_trio.testing._memory_telemetry import MemoryMetrics
 from scripted import service, virtually
 from tickrunner_trio._telemetry import _registry
 
@@ -397,15 +398,15 @@ def interrupted(*arguments):
 
 seen = []
 merge = _registry._merge
-meters = Meters()
-sweep, *others = [service(work, telemetry=meters.given, interval=interval) for interval in (10, 20, 30)]
+meters = MemoryMetrics()
+sweep, *others = [service(work, telemetry=meters.providers, interval=interval) for interval in (10, 20, 30)]
 for each in (sweep, *others):
     virtually(each.tick)
 del each, others
 gc.collect()
 signal.signal(signal.SIGTERM, flush)
 _registry._merge = interrupted
-other = service(work, telemetry=meters.given, name="other")  # it is now that the two are let go
+other = service(work, telemetry=meters.providers, name="other")  # it is now that the two are let go
 assert seen == [3], seen
 after = meters.of("sweep")
 assert (after["ticks"]["success"], after["interval"]) == (3, 10), after
@@ -425,12 +426,12 @@ def run_alone(program: str) -> tuple[int, str]:
 
 
 def test_a_global_provider_that_cannot_be_found_disturbs_nobody_and_is_logged_once(
-    meters: Meters, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    meters: MemoryMetrics, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_registry, "_globally", {})
     monkeypatch.setenv("OTEL_PYTHON_METER_PROVIDER", "nosuch")
     without = [service(one_second), service(one_second)]
-    given = service(one_second, telemetry=meters.given)
+    given = service(one_second, telemetry=meters.providers)
     for each in (*without, given):
         assert virtually(each.tick).outcome is Outcome.SUCCESS
     for _ in range(2):
@@ -449,7 +450,7 @@ def test_what_is_no_provider_is_refused_with_the_remedy() -> None:
             make()
 
 
-def test_every_instrument_is_seen_with_its_unit_and_attributes(meters: Meters) -> None:
+def test_every_instrument_is_seen_with_its_unit_and_attributes(meters: MemoryMetrics) -> None:
     async def main() -> Any:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_for, 5, sweep)
@@ -457,7 +458,7 @@ def test_every_instrument_is_seen_with_its_unit_and_attributes(meters: Meters) -
             return meters.reader.get_metrics_data()
 
     locker = PostgresLocker("", meter_provider=meters.provider)
-    sweep = service(one_second, telemetry=meters.given)
+    sweep = service(one_second, telemetry=meters.providers)
     data = virtually(main)
     metrics = {
         metric.name: (metric.unit, metric.description, set(metric.data.data_points[0].attributes or {}))
@@ -473,3 +474,11 @@ def test_every_instrument_is_seen_with_its_unit_and_attributes(meters: Meters) -
     assert bounds == {each.name: each.boundaries for each in INSTRUMENTS if each.kind == "histogram"}
     assert {len(each) for each in bounds.values()} == {20, 16}
     del locker
+
+
+def test_the_meter_bears_the_name_and_the_version_of_the_package(meters: MemoryMetrics) -> None:
+    virtually(service(one_second, telemetry=meters.providers).tick)
+    data = meters.reader.get_metrics_data()
+    assert data is not None
+    scopes = [scope.scope for resource in data.resource_metrics for scope in resource.scope_metrics]
+    assert [(scope.name, scope.version) for scope in scopes] == [("tickrunner_trio", version("tickrunner-trio"))]

@@ -23,7 +23,6 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, Samp
 from opentelemetry.trace import SpanKind, StatusCode
 from postgres_view import terminate
 from scripted import always, names, run_for, service, virtually
-from telemetry_readers import Meters, Traces
 
 import tickrunner_trio._service
 from tickrunner_trio import (
@@ -37,6 +36,7 @@ from tickrunner_trio import (
     component_logger,
 )
 from tickrunner_trio.testing import Busy, Fails, Grant, ScriptedLocker
+from tickrunner_trio.testing._memory_telemetry import MemoryMetrics, MemorySpans
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +49,8 @@ LOCK_ID = 42
 
 
 @pytest.fixture
-def traces() -> Traces:
-    return Traces()
+def traces() -> MemorySpans:
+    return MemorySpans()
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +75,8 @@ async def finds_no_database(tick: Tick) -> None:
     raise DatabaseUnavailableError("the work's own")
 
 
-def traced(traces: Traces, work: Any, locker: Any = None, **fields: Any) -> Any:
-    return service(work, locker, telemetry=traces.given, **{"lock_id": LOCK_ID, **fields})
+def traced(traces: MemorySpans, work: Any, locker: Any = None, **fields: Any) -> Any:
+    return service(work, locker, telemetry=traces.providers, **{"lock_id": LOCK_ID, **fields})
 
 
 def parts(span: ReadableSpan) -> dict[str, Any]:
@@ -134,7 +134,7 @@ SKIPS = [
 
 @pytest.mark.parametrize(("outcome", "fields", "known", "error"), SPANS)
 def test_each_outcome_has_exactly_its_span(
-    traces: Traces,
+    traces: MemorySpans,
     outcome: str,
     fields: dict[str, Any],
     known: dict[str, Any],
@@ -168,7 +168,7 @@ def test_each_outcome_has_exactly_its_span(
 
 
 @pytest.mark.parametrize(("outcome", "fields"), SKIPS)
-def test_a_skipped_tick_has_no_span(traces: Traces, outcome: str, fields: dict[str, Any]) -> None:
+def test_a_skipped_tick_has_no_span(traces: MemorySpans, outcome: str, fields: dict[str, Any]) -> None:
     virtually(run_for, 5, traced(traces, **fields))
     assert traces.spans == ()
 
@@ -176,10 +176,10 @@ def test_a_skipped_tick_has_no_span(traces: Traces, outcome: str, fields: dict[s
 @pytest.mark.parametrize("how", ["argument", "1", " True"])
 @pytest.mark.parametrize(("outcome", "fields"), SKIPS)
 def test_a_skipped_tick_has_a_span_if_somebody_asks(
-    traces: Traces, monkeypatch: pytest.MonkeyPatch, outcome: str, fields: dict[str, Any], how: str
+    traces: MemorySpans, monkeypatch: pytest.MonkeyPatch, outcome: str, fields: dict[str, Any], how: str
 ) -> None:
     if how == "argument":
-        traces.given["trace_skipped"] = True
+        traces.providers["trace_skipped"] = True
     else:
         monkeypatch.setenv("TICKRUNNER_TRACE_SKIPPED", how)
     before = time.time_ns()
@@ -196,7 +196,7 @@ def test_a_skipped_tick_has_a_span_if_somebody_asks(
 
 @pytest.mark.parametrize("environment", ["0", "no", "", None])
 def test_the_argument_says_more_than_the_environment(
-    traces: Traces, monkeypatch: pytest.MonkeyPatch, environment: str | None
+    traces: MemorySpans, monkeypatch: pytest.MonkeyPatch, environment: str | None
 ) -> None:
     busy = {"work": works, "locker": always(Busy())}
     monkeypatch.delenv("TICKRUNNER_TRACE_SKIPPED", raising=False)
@@ -205,7 +205,7 @@ def test_the_argument_says_more_than_the_environment(
     virtually(run_for, 5, traced(traces, **busy))
     assert traces.spans == ()
     monkeypatch.setenv("TICKRUNNER_TRACE_SKIPPED", "1")
-    traces.given["trace_skipped"] = False
+    traces.providers["trace_skipped"] = False
     virtually(run_for, 5, traced(traces, **busy))
     assert traces.spans == ()
 
@@ -220,7 +220,7 @@ def test_wrong_arguments_are_refused_with_the_remedy(monkeypatch: pytest.MonkeyP
         service(works)
 
 
-def test_a_tick_links_to_the_one_before_and_begins_a_trace_of_its_own(traces: Traces) -> None:
+def test_a_tick_links_to_the_one_before_and_begins_a_trace_of_its_own(traces: MemorySpans) -> None:
     sweep = traced(traces, works)
     virtually(run_for, 25, sweep)
     first, second, third = traces.spans
@@ -228,7 +228,7 @@ def test_a_tick_links_to_the_one_before_and_begins_a_trace_of_its_own(traces: Tr
     assert len({span.context.trace_id for span in (first, second, third)}) == 3
 
 
-def test_ticks_of_different_services_do_not_link(traces: Traces) -> None:
+def test_ticks_of_different_services_do_not_link(traces: MemorySpans) -> None:
     virtually(run_for, 5, traced(traces, works, name="one"), traced(traces, works, name="two", lock_id=43))
     assert [list(span.links) for span in traces.spans] == [[], []]
 
@@ -253,13 +253,13 @@ class EverySecond(Sampler):
 
 @pytest.mark.parametrize("otherwise", [Decision.DROP, Decision.RECORD_ONLY])
 def test_a_tick_links_to_the_last_one_that_was_sampled(otherwise: Decision) -> None:
-    traces = Traces(EverySecond(otherwise))
+    traces = MemorySpans(EverySecond(otherwise))
     virtually(run_for, 25, traced(traces, works))
     first, third = traces.spans
     assert [link.context for link in third.links] == [first.context]
 
 
-def test_the_span_is_a_root_also_where_the_application_has_one(traces: Traces) -> None:
+def test_the_span_is_a_root_also_where_the_application_has_one(traces: MemorySpans) -> None:
     async def main() -> None:
         with traces.provider.get_tracer("app").start_as_current_span("main"):
             await sweep.tick()
@@ -272,7 +272,7 @@ def test_the_span_is_a_root_also_where_the_application_has_one(traces: Traces) -
     assert tick.context.trace_id != main_span.context.trace_id
 
 
-def test_the_span_ends_with_the_work_and_not_with_the_hold(traces: Traces) -> None:
+def test_the_span_ends_with_the_work_and_not_with_the_hold(traces: MemorySpans) -> None:
     seen: list[Any] = []
 
     class Gate:
@@ -295,7 +295,7 @@ def test_the_span_ends_with_the_work_and_not_with_the_hold(traces: Traces) -> No
     assert seen == [False, False]
 
 
-def test_the_startup_pass_says_whose_code_it_is(traces: Traces) -> None:
+def test_the_startup_pass_says_whose_code_it_is(traces: MemorySpans) -> None:
     virtually(run_for, 15, traced(traces, works, startup=finds_nothing))
     assert [(span.attributes or {})["code.function.name"] for span in traces.spans] == [
         module_of(finds_nothing),
@@ -323,7 +323,7 @@ class Sweeper:
         (Sweeper().sweep, f"{__name__}.Sweeper.sweep"),
     ],
 )
-def test_the_code_has_a_name_whatever_kind_of_function_it_is(traces: Traces, work: Any, name: str) -> None:
+def test_the_code_has_a_name_whatever_kind_of_function_it_is(traces: MemorySpans, work: Any, name: str) -> None:
     virtually(traced(traces, work).tick)
     assert (traces.spans[0].attributes or {})["code.function.name"] == name
 
@@ -331,7 +331,7 @@ def test_the_code_has_a_name_whatever_kind_of_function_it_is(traces: Traces, wor
 # -- Context -----------------------------------------------------------------------------------------------------------
 
 
-def test_spans_of_the_work_are_children_in_nurseries_and_threads(traces: Traces) -> None:
+def test_spans_of_the_work_are_children_in_nurseries_and_threads(traces: MemorySpans) -> None:
     tracer = traces.provider.get_tracer("app")
 
     def in_a_thread() -> None:
@@ -360,7 +360,7 @@ def test_spans_of_the_work_are_children_in_nurseries_and_threads(traces: Traces)
     assert parents == {"tick sweep": None, "nursery": tick, "thread": tick, "trio again": thread, "own": tick}
 
 
-def test_the_context_follows_into_asyncio(traces: Traces) -> None:
+def test_the_context_follows_into_asyncio(traces: MemorySpans) -> None:
     tracer = traces.provider.get_tracer("app")
 
     async def on_asyncio() -> None:
@@ -379,7 +379,7 @@ def test_the_context_follows_into_asyncio(traces: Traces) -> None:
 
 
 def test_an_unsampled_tick_keeps_its_children_unsampled() -> None:
-    traces = Traces(ALWAYS_OFF)
+    traces = MemorySpans(ALWAYS_OFF)
     seen: list[bool] = []
 
     async def work(tick: Tick) -> None:
@@ -390,7 +390,7 @@ def test_an_unsampled_tick_keeps_its_children_unsampled() -> None:
     assert seen == [True]
 
 
-def test_baggage_of_the_application_reaches_the_work(traces: Traces) -> None:
+def test_baggage_of_the_application_reaches_the_work(traces: MemorySpans) -> None:
     seen: list[object] = []
 
     async def work(tick: Tick) -> None:
@@ -413,7 +413,7 @@ def test_baggage_of_the_application_reaches_the_work(traces: Traces) -> None:
     ("opt_in", "recorded"), [(None, True), ("", True), ("logs/dup", True), ("logs", False), ("http, logs", False)]
 )
 def test_one_switch_turns_exceptions_on_spans_off(
-    traces: Traces, monkeypatch: pytest.MonkeyPatch, opt_in: str | None, recorded: bool
+    traces: MemorySpans, monkeypatch: pytest.MonkeyPatch, opt_in: str | None, recorded: bool
 ) -> None:
     monkeypatch.delenv("OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN", raising=False)
     if opt_in is not None:
@@ -428,7 +428,7 @@ def test_one_switch_turns_exceptions_on_spans_off(
         assert "in fails" in str(attributes["exception.stacktrace"])
 
 
-async def test_the_loss_of_a_lock_is_an_event_at_its_moment(dsn: str, traces: Traces) -> None:
+async def test_the_loss_of_a_lock_is_an_event_at_its_moment(dsn: str, traces: MemorySpans) -> None:
     seen: list[int] = []
 
     async def work(tick: Tick) -> None:
@@ -449,7 +449,7 @@ async def test_the_loss_of_a_lock_is_an_event_at_its_moment(dsn: str, traces: Tr
 
 
 @pytest.mark.parametrize("hook", [True, False])
-def test_log_and_hook_of_an_error_stand_inside_the_span(traces: Traces, hook: bool) -> None:
+def test_log_and_hook_of_an_error_stand_inside_the_span(traces: MemorySpans, hook: bool) -> None:
     records: list[logging.LogRecord] = []
     seen: list[int] = []
 
@@ -477,14 +477,16 @@ def test_log_and_hook_of_an_error_stand_inside_the_span(traces: Traces, hook: bo
         assert record.__dict__["request_id"] == (span.attributes or {})["tickrunner.request_id"]
 
 
-def test_an_error_without_work_is_logged_inside_its_span_too(traces: Traces, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_without_work_is_logged_inside_its_span_too(
+    traces: MemorySpans, caplog: pytest.LogCaptureFixture
+) -> None:
     virtually(traced(traces, works, always(Fails(LockerConfigurationError()))).tick)
     [span] = traces.spans
     [record] = [record for record in caplog.records if record.getMessage() == "pass failed"]
     assert record.__dict__["span_id"] == trace.format_span_id(span.context.span_id)
 
 
-def test_records_carry_the_ids_of_the_span_or_none(traces: Traces) -> None:
+def test_records_carry_the_ids_of_the_span_or_none(traces: MemorySpans) -> None:
     log = component_logger("sweep")
     with traces.provider.get_tracer("app").start_as_current_span("app") as span:
         ids = (
@@ -698,8 +700,8 @@ class Interrupted(trace.TracerProvider):
 def test_a_ctrl_c_in_a_processor_passes_through_after_the_report_and_the_lock(
     provider: trace.TracerProvider, outcome: Outcome
 ) -> None:
-    locker, meters = ScriptedLocker(), Meters()
-    sweep = service(works, locker, telemetry={"tracer_provider": provider, **meters.given})
+    locker, meters = ScriptedLocker(), MemoryMetrics()
+    sweep = service(works, locker, telemetry={"tracer_provider": provider, **meters.providers})
     with pytest.raises(KeyboardInterrupt):
         virtually(sweep.tick)
     assert names(locker) == ["locked", "unlocked"]
@@ -737,7 +739,7 @@ class RaisingSpans(SpanExporter):
 
 @pytest.mark.parametrize("processor", [SimpleSpanProcessor, BatchSpanProcessor])
 def test_an_exporter_of_spans_that_raises_disturbs_no_tick_and_no_other_exporter(processor: Any) -> None:
-    traces, exporter = Traces(), RaisingSpans()
+    traces, exporter = MemorySpans(), RaisingSpans()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(processor(exporter))
     provider.add_span_processor(SimpleSpanProcessor(traces.exporter))
@@ -781,8 +783,8 @@ def test_a_reader_of_metrics_that_raises_disturbs_no_tick_and_no_other_reader(ki
     exporter, raising = RaisingMetrics(), RaisingReader()
     asked_one: Any = exporter if kind == "exporter" else raising
     reader = PeriodicExportingMetricReader(exporter, math.inf) if kind == "exporter" else raising
-    meters = Meters(reader)
-    sweep = service(works, telemetry=meters.given)
+    meters = MemoryMetrics(reader)
+    sweep = service(works, telemetry=meters.providers)
     for number in (1, 2, 3):
         assert virtually(sweep.tick).outcome is Outcome.SUCCESS
         with contextlib.suppress(ZeroDivisionError):
@@ -798,7 +800,7 @@ def test_a_provider_that_counts_as_false_is_used_all_the_same() -> None:
         def __len__(self) -> int:
             return 0
 
-    traces = Traces()
+    traces = MemorySpans()
     provider = EmptyProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(traces.exporter))
     virtually(service(works, telemetry={"tracer_provider": provider}).tick)
@@ -807,7 +809,7 @@ def test_a_provider_that_counts_as_false_is_used_all_the_same() -> None:
 
 
 def test_an_error_that_cannot_be_shown_still_makes_an_error_of_the_span(
-    traces: Traces, caplog: pytest.LogCaptureFixture
+    traces: MemorySpans, caplog: pytest.LogCaptureFixture
 ) -> None:
     class ShyError(Exception):
         def __str__(self) -> str:
@@ -845,7 +847,7 @@ class BrokenLease:
     [(False, "the lease's tell_if_overstayed raised"), (True, "the lease's lost_for raised")],
 )
 def test_what_a_lease_of_somebody_raises_when_it_is_watched_disturbs_no_tick(
-    traces: Traces, caplog: pytest.LogCaptureFixture, offers_to_tell: bool, said: str
+    traces: MemorySpans, caplog: pytest.LogCaptureFixture, offers_to_tell: bool, said: str
 ) -> None:
     lease = BrokenLease(offers_to_tell=offers_to_tell)
 
@@ -863,10 +865,10 @@ def test_what_a_lease_of_somebody_raises_when_it_is_watched_disturbs_no_tick(
     assert said in caplog.messages
 
 
-def test_the_duration_of_an_error_leads_to_its_trace(traces: Traces) -> None:
-    meters = Meters()
-    virtually(service(fails, telemetry={**traces.given, **meters.given}).tick)
-    virtually(service(works, telemetry={**traces.given, **meters.given}).tick)  # a success has none
+def test_the_duration_of_an_error_leads_to_its_trace(traces: MemorySpans) -> None:
+    meters = MemoryMetrics()
+    virtually(service(fails, telemetry={**traces.providers, **meters.providers}).tick)
+    virtually(service(works, telemetry={**traces.providers, **meters.providers}).tick)  # a success has none
     data = meters.reader.get_metrics_data()
     assert data is not None
     exemplars = {

@@ -65,7 +65,7 @@ class LockerOfTimedLeases:
 def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first slot is at 0, and a failure is held on to for an eighth of the interval."""
     monkeypatch.setattr("tickrunner_trio._service.jitter", lambda interval, random: 0.0)
-    monkeypatch.setattr("tickrunner_trio._service.random.random", lambda: 0.5)
+    monkeypatch.setattr("random.random", lambda: 0.5)
 
 
 def working(locker: LockerOfTimedLeases, *seconds: float, error: Exception | None = None) -> Any:

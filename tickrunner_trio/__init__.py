@@ -3,15 +3,17 @@
 # The house, from the ground up. Arrows of import point downwards only; tests/test_layers.py holds the modules to it.
 #
 #     edges        _cli, _demo: import the library, never the other way
-#     testing      testing/: what users of the library test with. _conformance (holds a locker to its promises) over
-#                  _promises and _loss_promises over _trial; _scripted over _steps
+#     testing      testing/: what users of the library test with, and the only importer of Hypothesis, pytest and the SDK's
+#                  memory. cluster <- play <- process, session and server, judged by timeline; conformance <- promises
+#                  <- trial; scripted locker; strategies, health machine
 #     ---------------------------------------------------------------------------------------------------------
 #     lockers      lockers/: memory; postgres (the Trio face) and session thread, with the lock book between them; under
 #                  the thread session, then connection (the only importer of psycopg); holders, clock, driver,
 #                  statistics
-#     running      _attempt (one tick) <- _service (one loop) <- _supervisor (many); _reporting, _passes
-#     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _telemetry/ (the only importer of
-#                  opentelemetry: spans, and integers that exporters read)
+#     running      _attempt (one tick) <- _service (one loop) <- _supervisor (many); _watching, _reporting,
+#                  _passes
+#     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _surroundings (what simulations
+#                  replace); _telemetry/ (the only importer of opentelemetry: spans, and integers that exporters read)
 #     pure         _config, _outcome, _schedule, _health, _lock_ids, lockers/_timing (the arithmetic of the lease):
 #                  no await, no I/O, time comes in as an argument
 #     abc          abc (what others implement), _errors

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import logging
 import math
-from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -31,7 +30,7 @@ from ._errors import DatabaseUnavailableError, LockLostError
 from ._outcome import Outcome, Tick, TickReport, judge
 from ._reporting import call_plain
 from ._utc import utc_at, utc_offset
-from .abc import WatchedLease
+from ._watching import lost_for, watched
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,9 +40,6 @@ if TYPE_CHECKING:
     from ._telemetry._meters import ServiceMeter
     from ._telemetry._spans import ServiceTracer, TickSpan
     from .abc import Lease
-
-
-_log = logging.getLogger("tickrunner_trio.telemetry")
 
 
 class Attempt:
@@ -210,7 +206,7 @@ class Attempt:
             forced=self.forced,
             log=self._log,
         )
-        watched = _watched(lease, self._meter.count_overstay)
+        watched_lease = watched(lease, self._meter.count_overstay)
         timeout = math.inf if config.tick_timeout is None else config.tick_timeout
         scope = trio.CancelScope(deadline=self.started_at + timeout)
         error: BaseException | None
@@ -223,8 +219,8 @@ class Attempt:
         else:
             _, error = await _caught(scope, self._work, tick)
         outcome = judge(lost=lease.lost, cancelled=_is_cancelled(), timed_out=scope.cancel_called, error=error)
-        lost_for = _lost_for(watched) if watched is not None and outcome is Outcome.LOCK_LOST else 0.0
-        self._report(outcome, self._error_for(outcome, error), epoch, lost_for=lost_for)
+        seconds = lost_for(watched_lease) if watched_lease is not None and outcome is Outcome.LOCK_LOST else 0.0
+        self._report(outcome, self._error_for(outcome, error), epoch, lost_for=seconds)
         _raise_what_ends_more(error)
 
     def _error_for(self, outcome: Outcome, error: BaseException | None) -> BaseException | None:
@@ -324,32 +320,6 @@ async def _caught(
     except BaseException as error:  # noqa: ASYNC103 - `_raise_what_ends_more` raises it again, after the report
         return None, error  # noqa: ASYNC104 - as above
     return None, None
-
-
-def _watched(lease: Lease, tell: Callable[[], object]) -> WatchedLease | None:
-    """Have it told if the work overstays; return the lease if it can be watched, and lets itself be."""
-    if not _can_be_watched(type(lease)):
-        return None
-    watched = cast("WatchedLease", lease)
-    try:
-        watched.tell_if_overstayed(tell)
-    except Exception as error:
-        log_safely(_log, logging.ERROR, "the lease's tell_if_overstayed raised", exc_info=error)
-        return None
-    return watched
-
-
-def _lost_for(watched: WatchedLease) -> float:
-    try:
-        return watched.lost_for()
-    except Exception as error:
-        log_safely(_log, logging.ERROR, "the lease's lost_for raised", exc_info=error)
-        return 0.0
-
-
-@lru_cache(maxsize=64)
-def _can_be_watched(kind: type) -> bool:
-    return issubclass(kind, WatchedLease)  # of an instance, Python 3.11 takes 8 us to tell, more than all telemetry
 
 
 def _is_cancelled() -> bool:

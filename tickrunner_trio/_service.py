@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,6 +39,7 @@ from ._lock_ids import lock_id_for
 from ._outcome import Outcome
 from ._reporting import tell_of
 from ._schedule import Schedule, hold_until, jitter, stalled_after
+from ._surroundings import random_of, simulated
 from ._telemetry._meters import ServiceMeter
 from ._telemetry._spans import ServiceTracer
 from ._utc import utc_offset
@@ -167,7 +167,7 @@ class Service:
             task_status.started()
             await trio.lowlevel.checkpoint()
             entered_at = trio.current_time()
-            schedule = Schedule(entered_at + jitter(self.interval, random.random), self.interval)
+            schedule = Schedule(entered_at + jitter(self.interval, random_of(self.name)), self.interval)
             startup = self._config.startup
             if startup is not None and not self._drained:
                 attempt = self._attempt(startup, entered_at)
@@ -277,7 +277,7 @@ class Service:
                 cadence=self._config.cadence,
                 started_at=attempt.started_at,
                 interval=self.interval,
-                random=random.random,
+                random=random_of(self.name),
             )
             while trio.current_time() < held_until and not self._drained:
                 if not self._requests:
@@ -356,6 +356,9 @@ class Service:
         self._health = self._health.after(report.outcome, at=judged_at, error=report.error)
         self._meter.judged(report, self._health)
         tell_of(report, log=self._log, on_error=self._config.on_error, is_still_unavailable=was_unavailable)
+        surroundings = simulated.get()
+        if surroundings is not None:
+            surroundings.overhear(report)
 
 
 def _ends_by_itself(lease: Lease, held_until: float) -> bool:

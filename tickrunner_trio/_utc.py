@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import trio
 
+from ._surroundings import simulated
+
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 #: The offset of a clock that is not the real one, taken once in a Trio run: all services of the run share it.
@@ -17,8 +19,12 @@ def utc_offset() -> float:
     """Return the seconds to add to Trio's time to get Unix time.
 
     On the real clock it is taken afresh at each call, so that a clock that was set or a machine that was suspended
-    shows in the next tick; on any other clock it is taken once in a Trio run, so that only virtual time passes.
+    shows in the next tick; on any other clock it is taken once in a Trio run, so that only virtual time passes. A
+    simulated replica has a clock of its own on the wall.
     """
+    surroundings = simulated.get()
+    if surroundings is not None:
+        return surroundings.utc_offset()
     clock = trio.lowlevel.current_clock()
     # Trio exports no name for its default clock.
     if type(clock).__name__ == "SystemClock":

@@ -1,0 +1,158 @@
+"""A cluster of replicas in one Trio run, in virtual time, with faults: what users of the library test services with.
+
+Here is what it is told and what it promises; `_play` does it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import trio
+from trio.testing import MockClock
+
+from ..lockers._timing import lease_timing
+from ._faults import KINDS, Start, lifecycle, replica_of
+from ._play import Play
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._service import Service
+    from ..abc import AdvisoryLocker
+    from ._faults import Fault
+    from ._timeline import Timeline
+
+
+class Cluster:
+    """N replicas of a user's services in virtual time, with one shared lock world, and faults at given times.
+
+    ``services`` is called once for each process, with the locker of that process; the services that it returns run
+    under a `tickrunner_trio.Supervisor`. The locker behaves as a `tickrunner_trio.PostgresLocker` of that lease, over
+    one primary, whose round trips take no time: a replica that is cut off or frozen for too long loses its session and
+    its locks, when the real one would, and the work is cancelled when it would be. Its epochs count up.
+
+    Args:
+        services: ``def services(locker) -> Iterable[Service]``. What it raises passes through `run` and `play`.
+        replicas: how many, named r1, r2, ...; each is there from the beginning, unless its first `Kill`, `Drain` or
+            `Start` is a `Start`.
+        faults: what goes wrong, and when. A fault that hits a replica which is not there does nothing.
+        lease: seconds from 2 to 3,600, as of `PostgresLocker`.
+        seed: decides all that is left open: jitter, holds and backoff, where between two beats of the session a fault
+            falls, and the order of faults at the same moment. The order in which Trio runs tasks that are ready at the
+            same moment is Trio's own; under Hypothesis, with pytest-trio installed, that is fixed too.
+
+    Raises:
+        TypeError: ``services`` is not a plain function, or one of the others is of the wrong kind.
+        ValueError: there is no replica, a fault names an unknown one or starts one that is there, or ``lease`` is out
+            of its bounds.
+
+    What is not simulated: threads (virtual time does not wait for them), tasks that `trio.lowlevel.spawn_system_task`
+    makes, which belong to no replica, and the time that code takes. Clocks on the walls begin at 2000-01-01 00:00 UTC.
+
+    ::
+
+        def services(locker):
+            return [Service(Config(name="sweep", interval=60, locker=locker, work=sweep))]
+
+        timeline = Cluster(services, replicas=3, faults=[Kill("r1", at=600)]).run(3600)
+        timeline.assert_never_overlapping()
+    """
+
+    def __init__(
+        self,
+        services: Callable[[AdvisoryLocker], Iterable[Service]],
+        *,
+        replicas: int = 3,
+        faults: Iterable[Fault] = (),
+        lease: float = 15.0,
+        seed: int = 0,
+    ) -> None:
+        if inspect.iscoroutinefunction(services) or not callable(services):
+            raise TypeError(f"services must be a plain function of a locker, got {services!r}: write one with 'def'")
+        if isinstance(replicas, bool) or not isinstance(replicas, int):
+            raise TypeError(f"replicas must be an int, got {replicas!r}: write how many there are, such as 3")
+        if replicas < 1:
+            raise ValueError(f"replicas must be 1 or more, got {replicas!r}: a cluster of none does nothing")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(f"seed must be an int, got {seed!r}: write any")
+        self._services = services
+        self._replicas = tuple(f"r{number}" for number in range(1, replicas + 1))
+        self._timing = lease_timing(lease)
+        self._faults = _checked_faults(faults, self._replicas)
+        self._seed = seed
+
+    def __repr__(self) -> str:
+        faults = f", faults={list(self._faults)!r}" if self._faults else ""
+        return f"Cluster(replicas={len(self._replicas)}{faults}, lease={self._timing.lease:g}, seed={self._seed})"
+
+    def run(self, seconds: float) -> Timeline:
+        """Play it in a Trio run of its own, and return what happened; hours take milliseconds.
+
+        Args:
+            seconds: how much virtual time passes; above 0.
+
+        Raises:
+            TypeError: ``seconds`` is no number.
+            ValueError: it is not above 0, or not finite.
+            BaseException: what ``services`` raised, or what ended a `tickrunner_trio.Supervisor`, as it is.
+        """
+        _check_seconds(seconds)
+        return trio.run(self.play, seconds, clock=MockClock(autojump_threshold=0))
+
+    async def play(self, seconds: float) -> Timeline:
+        """Play it within the caller's own Trio run, and return what happened. It begins anew each time.
+
+        The timeline ends after so many seconds. Then whatever is left is cancelled: what runs, what is frozen, and what
+        the killed processes left behind, whose clean-up has waited until now, since a SIGKILL runs none. That takes as
+        long as the work takes to stop.
+
+        Args:
+            seconds: how much virtual time passes; above 0.
+
+        Raises:
+            RuntimeError: the clock of the run is not a `trio.testing.MockClock`.
+            BaseException: as `run`.
+
+        Cancellation handling: everything is thawed and cancelled, then the cancellation passes through.
+        """
+        _check_seconds(seconds)
+        if not isinstance(trio.lowlevel.current_clock(), MockClock):
+            raise RuntimeError(  # noqa: TRY004 - the clock is no argument
+                "a Cluster is played in virtual time: use Cluster.run, or call play under "
+                "trio.run(..., clock=MockClock(autojump_threshold=0)), which is the autojump_clock of pytest-trio"
+            )
+        await trio.lowlevel.checkpoint()
+        return await Play(self._services, self._replicas, self._faults, self._timing, self._seed).run(seconds)
+
+
+def _checked_faults(faults: Iterable[Fault], replicas: tuple[str, ...]) -> tuple[Fault, ...]:
+    if not isinstance(faults, Iterable):
+        raise TypeError(f"faults must be an iterable of faults, got {faults!r}: write [Kill('r1', at=600)]")
+    checked = tuple(faults)
+    for fault in checked:
+        if not isinstance(fault, KINDS):
+            raise TypeError(f"faults must be faults, got {fault!r}: write one such as Kill('r1', at=600)")
+        replica = replica_of(fault)
+        if replica is not None and replica not in replicas:
+            raise ValueError(
+                f"faults must name replicas of the cluster, got {fault!r}: use one of {', '.join(replicas)}"
+            )
+    for replica in replicas:
+        for before, fault in pairwise(lifecycle(replica, checked)):
+            if isinstance(before, Start) and isinstance(fault, Start):
+                raise ValueError(  # noqa: TRY004 - a Start is a fault, but not there
+                    f"faults must start a replica that is not there, got {fault!r} after {before!r}: "
+                    "put a Kill or a Drain in between"
+                )
+    return tuple(sorted(checked, key=lambda fault: fault.at))
+
+
+def _check_seconds(seconds: object) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"seconds must be a number of virtual seconds, got {seconds!r}: write one, such as 3600")
+    if not 0 < seconds < math.inf:  # refuses nan too
+        raise ValueError(f"seconds must be finite and above 0, got {seconds!r}: write such as 3600")

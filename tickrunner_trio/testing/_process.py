@@ -1,0 +1,243 @@
+"""One process of a simulated replica: a supervisor of the user's services, in surroundings of its own, all recorded.
+
+The services are the user's own objects. Their work is wrapped, to see when it really starts and stops; what came of
+each tick is overheard. Everything else is as in production.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from .._service import Service
+from .._supervisor import Supervisor
+from ._freezing import Ice
+from ._lock_session import LockSession
+from ._simulated_locker import SimulatedLocker
+from ._timeline import Run, ServiceFacts, Skip, Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from .._outcome import Outcome, Tick, TickReport
+    from ..abc import AdvisoryLocker
+    from ..lockers import LeaseTiming
+    from ._faults import Fault
+    from ._lock_server import Hold, LockServer
+
+#: When the clocks on the walls say that the simulation begins: 2000-01-01 00:00 UTC.
+BEGINNING = 946_684_800.0
+
+
+class Record:
+    """What all processes write down, by Trio's clock; a timeline counts from the beginning.
+
+    Args:
+        began_at: Trio's time when the simulation began.
+    """
+
+    def __init__(self, began_at: float) -> None:
+        self.began_at = began_at
+        self.is_closed = False  #: What comes now is not part of the timeline.
+        self.services: dict[str, ServiceFacts] = {}
+        self.runs: list[Run] = []
+        self.skips: list[Skip] = []
+        self._holds: list[Hold] = []
+
+    def since_beginning(self, at: float) -> float:
+        """Return virtual seconds; without what floats add."""
+        return round(at - self.began_at, 9)
+
+    def freed(self, hold: Hold) -> None:
+        """A lock was held, and is free again."""
+        if not self.is_closed:
+            since = self.since_beginning
+            self._holds.append(replace(hold, granted_at=since(hold.granted_at), freed_at=since(hold.freed_at)))
+
+    def timeline(
+        self, seconds: float, *, replicas: tuple[str, ...], faults: tuple[Fault, ...], lease: float
+    ) -> Timeline:
+        """Return all of it, in an order that depends on nothing but what is in it."""
+        return Timeline(
+            seconds=seconds,
+            replicas=replicas,
+            services=tuple(self.services[name] for name in sorted(self.services)),
+            lease=lease,
+            faults=faults,
+            runs=tuple(sorted(self.runs, key=lambda run: (run.started_at, run.replica, run.service, run.number))),
+            skips=tuple(sorted(self.skips, key=lambda skip: (skip.at, skip.replica, skip.service, skip.number))),
+            holds=tuple(sorted(self._holds, key=lambda hold: (hold.granted_at, hold.replica, hold.lock_id))),
+        )
+
+
+class Process:
+    """See the module. It is a `_surroundings.Surroundings`.
+
+    Args:
+        replica: the name of the replica.
+        seed: of its chance.
+        services: as the user gave it to the cluster.
+        record: shared with the other processes.
+        server: shared with the other processes.
+        timing: of the lease.
+        poke: called when something has changed that the director of the simulation waits for.
+        wall_offset: by how many seconds the replica's clock on the wall is wrong.
+    """
+
+    def __init__(
+        self,
+        replica: str,
+        seed: str,
+        services: Callable[[AdvisoryLocker], Iterable[Service]],
+        *,
+        record: Record,
+        server: LockServer,
+        timing: LeaseTiming,
+        poke: Callable[[], object],
+        wall_offset: Callable[[], float],
+    ) -> None:
+        self.replica = replica
+        self.ice = Ice()
+        self.is_gone = False  #: It was killed, or it has ended.
+        self._seed = seed
+        self._services = services
+        self._record = record
+        self._poke = poke
+        self._wall_offset = wall_offset
+        self._chances: dict[str, random.Random] = {}
+        self._open: dict[tuple[str, int], tuple[Tick, float]] = {}  # the runs that go on
+        self._stopped: dict[tuple[str, int], tuple[Tick, float, float]] = {}  # those that wait for their judgement
+        self._drained = False
+        self._supervisor: Supervisor | None = None
+        self.session = LockSession(
+            server, replica, timing, chance=random.Random(f"{seed} session"), changed=self._session_changed
+        )
+        self._locker = SimulatedLocker(server, self.session, trio.current_time)
+
+    async def run(self) -> None:
+        """Be the process, until it is drained or cancelled; what the user's function raises passes through."""
+        try:
+            services = [self._watched(service) for service in self._services(self._locker)]
+            self._supervisor = supervisor = Supervisor(services)
+            if self._drained:
+                supervisor.drain()
+            await supervisor.run()
+        finally:
+            self.end()
+
+    def belongs_to(self, record: Record) -> bool:
+        """Whether it plays in the simulation that writes that record."""
+        return record is self._record
+
+    def drain(self) -> None:
+        self._drained = True
+        if self._supervisor is not None:
+            self._supervisor.drain()
+
+    def freeze(self, now: float) -> None:
+        self.session.freeze(now)
+        self.ice.freeze()
+
+    def thaw(self, now: float) -> None:
+        self.session.thaw(now)  # first: a task that is thawed finds its lock lost
+        self.ice.thaw()
+
+    def kill(self) -> None:
+        """Let none of its tasks take another step."""
+        self.ice.freeze()
+        self.end()
+
+    def end(self) -> None:
+        """It is no more: what it had locked is free, what still ran is written down as unfinished. Idempotent."""
+        if not self.is_gone:
+            self.is_gone = True
+            now = trio.current_time()
+            self.session.end(now)
+            for tick, started_at in self._open.values():
+                self._write(tick, started_at, now, None)
+            for tick, started_at, stopped_at in self._stopped.values():
+                self._write(tick, started_at, stopped_at, None)
+
+    # What the services take from their surroundings.
+
+    def random_of(self, service: str) -> Callable[[], float]:
+        """One stream for each service, so that the order in which Trio runs tasks changes nothing."""
+        if service not in self._chances:
+            self._chances[service] = random.Random(f"{self._seed} {service}")
+        return self._chances[service].random
+
+    def utc_offset(self) -> float:
+        return BEGINNING - self._record.began_at + self._wall_offset()
+
+    def overhear(self, report: TickReport) -> None:
+        if self.is_gone or self._record.is_closed:
+            return
+        stopped = self._stopped.pop((report.service, report.number), None)
+        if stopped is not None:
+            tick, started_at, stopped_at = stopped
+            self._write(tick, started_at, stopped_at, report.outcome, report.lateness)
+            return
+        self._record.skips.append(
+            Skip(
+                replica=self.replica,
+                service=report.service,
+                at=self._record.since_beginning(trio.current_time()),
+                outcome=report.outcome,
+                number=report.number,
+            )
+        )
+
+    # How it is watched.
+
+    def _watched(self, service: object) -> Service:
+        if not isinstance(service, Service):
+            raise TypeError(f"services must give Service objects, got {service!r}: use Service(Config(...))")
+        config = service.config
+        startup = config.startup
+        # The object stays the user's own: a subclass, with providers of its own, perhaps known to others.
+        service._config = replace(  # noqa: SLF001
+            config, work=self._timed(config.work), startup=None if startup is None else self._timed(startup)
+        )
+        self._record.services[service.name] = ServiceFacts(
+            name=service.name, interval=service.interval, lock_id=service.lock_id, cadence=config.cadence
+        )
+        return service
+
+    def _timed(self, work: Callable[[Tick], Awaitable[None]]) -> Callable[[Tick], Awaitable[None]]:
+        @functools.wraps(work, updated=())
+        async def timed(tick: Tick) -> None:
+            key = tick.service, tick.number
+            started_at = trio.current_time()
+            self._open[key] = tick, started_at
+            try:
+                await work(tick)
+            finally:
+                del self._open[key]
+                self._stopped[key] = tick, started_at, trio.current_time()
+
+        return timed
+
+    def _write(
+        self, tick: Tick, started_at: float, stopped_at: float, outcome: Outcome | None, lateness: float = 0.0
+    ) -> None:
+        self._record.runs.append(
+            Run(
+                replica=self.replica,
+                service=tick.service,
+                started_at=self._record.since_beginning(started_at),
+                stopped_at=self._record.since_beginning(stopped_at),
+                outcome=outcome,
+                number=tick.number,
+                epoch=tick.epoch,
+                lateness=lateness,
+                forced=tick.forced,
+            )
+        )
+
+    def _session_changed(self) -> None:
+        self._locker.wake()
+        self._poke()

@@ -1,0 +1,132 @@
+"""What happened in a simulated cluster: runs, ticks without a run, locks, faults. Times are virtual seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from . import _judging
+from ._drawing import drawn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .._outcome import Outcome
+    from ._faults import Fault
+    from ._lock_server import Hold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of a service's work on one replica, from its real start to its real stop."""
+
+    replica: str
+    service: str
+    started_at: float
+    stopped_at: float  #: Or when it was killed, or when the simulation ended.
+    outcome: Outcome | None  #: None: it was killed, or went on when the simulation ended.
+    number: int = 1  #: As `tickrunner_trio.Tick.number`; counts anew in each process.
+    epoch: int | None = None
+    lateness: float = 0.0  #: Seconds from the slot to the start.
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skip:
+    """One tick whose work did not run."""
+
+    replica: str
+    service: str
+    at: float
+    outcome: Outcome
+    number: int = 1  #: As `Run.number`.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceFacts:
+    """What the judgement needs to know of a service."""
+
+    name: str
+    interval: float
+    lock_id: int = 0
+    cadence: Literal["cluster", "replica"] = "cluster"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """What happened in a simulated cluster, and judgement on it. ``print`` it to see it drawn.
+
+    Each ``assert_...`` raises an `AssertionError` that names the rule, the service, the replicas and the times, and
+    draws that part of the timeline; also if a service never ran, since a test that judges nothing is
+    none. Each takes ``services``, the names of those to be judged; None: all.
+    """
+
+    seconds: float  #: How long it was played; virtual.
+    replicas: tuple[str, ...]
+    services: tuple[ServiceFacts, ...]
+    lease: float = 15.0
+    faults: tuple[Fault, ...] = ()  #: In order of time.
+    runs: tuple[Run, ...] = ()  #: In order of their start.
+    skips: tuple[Skip, ...] = ()  #: In order of time.
+    holds: tuple[Hold, ...] = field(default=(), repr=False)  #: The locks as the server saw them, in order.
+
+    def assert_never_overlapping(self, *, within: float = 0.0, services: Iterable[str] | None = None) -> None:
+        """Assert that no two runs of a service went on at the same time, in all of the cluster.
+
+        Time in which a replica is frozen is not running. What the lease does not cover fails too, unless it is let
+        pass: a run that goes on after its session was dropped, the server went away, or its replica was frozen until a
+        rival was let in, overlaps with the rival's for as long as it takes to stop. There only the epoch protects.
+
+        Args:
+            within: let such overlaps pass if they are over so many seconds after the replica could know.
+            services: see the class.
+
+        Raises:
+            AssertionError: two runs of a service overlapped, or it never ran.
+        """
+        _judging.never_overlapping(self, within=within, names=services)
+
+    def assert_once_per_interval(self, *, tolerance: float = 0.1, services: Iterable[str] | None = None) -> None:
+        """Assert that each service of cadence "cluster" ran once per interval, over all replicas together.
+
+        Not too often: two successes, one after the other, start at least (1 - ``tolerance``) x interval apart, if the
+        session of the first one's replica did not end in between and that replica was neither drained nor killed.
+
+        Not too seldom: from one start, whatever came of it, to the next, or to the end of the timeline, it is at most
+        (1 + ``tolerance``) x interval; two intervals and its own duration after a run that outlasted its interval or
+        began later than a tenth of it. Not judged are stretches in which a fault was under way, or had been until less
+        than the lease and 10 seconds before (a `ClockOffset` is none), or a gate was closed.
+
+        Forced ticks are not looked at.
+
+        Args:
+            tolerance: a part of the interval, from 0 to 1. Without a ledger 0.1 is what the library promises.
+            services: see the class. Must be named if there are some of cadence "replica", for which nothing of this
+                holds.
+
+        Raises:
+            AssertionError: a service ran too often or too seldom, or never.
+            ValueError: ``tolerance`` is out of its bounds, or a service is of cadence "replica".
+        """
+        _judging.once_per_interval(self, tolerance=tolerance, names=services)
+
+    def assert_recovers_within(self, seconds: float, *, services: Iterable[str] | None = None) -> None:
+        """Assert that after each fault every service soon starts a run that succeeds.
+
+        Counted from the beginning of the fault if some replica can go on: it runs, is not frozen, is not cut off from
+        the locks, and the server is there. Else from the moment at which one can. Each further fault starts the count
+        anew; what comes less than ``seconds`` before the next fault or the end is not judged. The beginning of the
+        timeline counts as a fault, a `ClockOffset` and a `Start` do not.
+
+        Args:
+            seconds: more than the longest interval and the lease, since nothing runs sooner.
+            services: see the class.
+
+        Raises:
+            AssertionError: a service did not recover, or never ran.
+            ValueError: ``seconds`` is not above 0, or more than the timeline has.
+        """
+        _judging.recovers_within(self, seconds=seconds, names=services)
+
+    def __str__(self) -> str:
+        return drawn(self, 0.0, self.seconds)

@@ -1,0 +1,140 @@
+"""Fixtures for pytest, found by it as soon as the library is installed; each begins with ``tickrunner_``.
+
+`tickrunner_postgres`
+    The conninfo of an empty database on a real PostgreSQL.
+`tickrunner_cluster`
+    Makes a `Cluster`, whose timelines are in the report of a test that fails.
+`tickrunner_scripted_locker`
+    Makes a `ScriptedLocker`, whose attempts are in the report of a test that fails.
+`tickrunner_telemetry`
+    OpenTelemetry providers that keep what they get in memory: a `MemoryTelemetry`.
+
+None of them is async, so they serve pytest-trio's tests and plain ones. What they need is imported when one is asked
+for: the plugin is loaded in each run of pytest on a machine that has the library.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from .._local_postgres import LocalPostgres
+    from ._cluster import Cluster
+    from ._database import FreshDatabase
+    from ._memory_telemetry import MemoryTelemetry
+    from ._scripted import ScriptedLocker
+    from ._timeline import Timeline
+
+#: What to show of a test that fails: heading and text, made when it has failed.
+_TO_SHOW = pytest.StashKey[list[tuple[str, "Callable[[], str]"]]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the fixtures have seen in the report of a test that fails."""
+    report = yield
+    if report.when == "call" and report.failed:
+        report.sections += [(heading, text()) for heading, text in item.stash.get(_TO_SHOW, [])]
+    return report
+
+
+def _shown_of(request: pytest.FixtureRequest) -> list[tuple[str, Callable[[], str]]]:
+    return request.node.stash.setdefault(_TO_SHOW, [])
+
+
+@pytest.fixture
+def tickrunner_cluster(request: pytest.FixtureRequest) -> Callable[..., Cluster]:
+    """Make a `Cluster`, with the arguments of that class: ``tickrunner_cluster(services, replicas=3, faults=[...])``.
+
+    In a plain test call its `Cluster.run`; in one of pytest-trio's, which asks for ``autojump_clock`` too, await its
+    `Cluster.play`. The timelines that come of it are drawn in the report if the test fails.
+    """
+    from ._cluster import Cluster
+
+    shown = _shown_of(request)
+
+    class ShownCluster(Cluster):
+        async def play(self, seconds: float) -> Timeline:
+            timeline = await super().play(seconds)
+            shown.append((f"timeline of {self!r}", timeline.__str__))
+            return timeline
+
+    return ShownCluster
+
+
+@pytest.fixture
+def tickrunner_scripted_locker(request: pytest.FixtureRequest) -> Callable[..., ScriptedLocker]:
+    """Make a `ScriptedLocker`, with the arguments of that class: ``tickrunner_scripted_locker([Busy(), Grant()])``.
+
+    What was asked of it, and how that ended, is in the report if the test fails.
+    """
+    from ._scripted import ScriptedLocker
+
+    shown = _shown_of(request)
+
+    def make(*arguments: Any, **options: Any) -> ScriptedLocker:
+        locker = ScriptedLocker(*arguments, **options)
+        shown.append(("attempts on a ScriptedLocker", lambda: "\n".join(map(repr, locker.attempts))))
+        return locker
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def _tickrunner_binaries() -> None:
+    from .._local_postgres import server_binaries
+
+    if not server_binaries():
+        reason = (
+            "there is no PostgreSQL server on this machine: pip install 'tickrunner-trio[demo]' brings one, or set "
+            "TICKRUNNER_TEST_DSN to the conninfo of a role that may create databases"
+        )
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason}. With CI set, this is no reason to skip.", pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def _tickrunner_server(_tickrunner_binaries: None) -> Iterator[LocalPostgres]:
+    from .._local_postgres import local_postgres
+
+    with local_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _tickrunner_database(request: pytest.FixtureRequest) -> Iterator[FreshDatabase]:
+    from ._database import FreshDatabase
+
+    given = os.environ.get("TICKRUNNER_TEST_DSN")
+    database = FreshDatabase(given or request.getfixturevalue("_tickrunner_server").dsn)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def tickrunner_postgres(_tickrunner_database: FreshDatabase) -> Iterator[str]:
+    """The conninfo of a database on a real PostgreSQL: empty, and of this test alone.
+
+    The server is one of the test run's own, from the wheel that the extra ``demo`` brings or from what is installed, or
+    the one whose conninfo is in ``TICKRUNNER_TEST_DSN``. Without any the test skips; where ``CI`` is set it fails. The
+    test must end the sessions that it opens: one that is left fails it, since it may hold locks.
+    """
+    yield _tickrunner_database.conninfo
+    left = _tickrunner_database.emptied()
+    assert not left, f"the test left sessions in its database, and the locks that they hold: {left}"
+
+
+@pytest.fixture
+def tickrunner_telemetry() -> Iterator[MemoryTelemetry]:
+    """Spans and metrics that stay in memory: ``Service(config, **tickrunner_telemetry.providers)``. Needs the SDK."""
+    from ._memory_telemetry import MemoryTelemetry
+
+    telemetry = MemoryTelemetry()
+    yield telemetry
+    telemetry.shutdown()
