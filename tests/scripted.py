@@ -13,10 +13,10 @@ from tickrunner_trio.testing import Grant, ScriptedLocker
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tickrunner_trio.testing import Busy, Fails, Unavailable
+    from tickrunner_trio.testing import Step
 
 
-def always(step: Grant | Busy | Unavailable | Fails) -> ScriptedLocker:
+def always(step: Step) -> ScriptedLocker:
     """A locker that does the same at each attempt. Its first epoch is one that nothing else counts to by chance."""
     return ScriptedLocker(otherwise=step, first_epoch=7)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from scripted import virtually
 
 from tickrunner_trio import MemoryLocker, PostgresLocker
 from tickrunner_trio.lockers import _session_thread
+from tickrunner_trio.lockers._lock_book import LockBook
 from tickrunner_trio.testing import (
     BrokenPromiseError,
     Fails,
@@ -105,7 +107,7 @@ async def test_a_postgres_locker_that_carries_its_locks_over_is_found_out(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other lockers of tests/faults fail with the network only, which the check does not touch."""
-    monkeypatch.setattr(_session_thread, "LockBook", _session_thread.LockBook)  # it puts its own in
+    monkeypatch.setattr(_session_thread, "LockBook", LockBook)  # to have it back, since the locker puts in its own
 
     async def lose_its_session(locker: Any, lock_id: int) -> None:
         await trio.to_thread.run_sync(terminate, dsn)
@@ -159,7 +161,7 @@ def test_a_broken_promise_is_an_assertion_error_that_says_the_promise_and_what_w
     assert (
         caught.value.promise == "If the lock was had, fn has run exactly once, to its end, and the call returns True."
     )
-    assert caught.value.seen == "the call returned True, and fn was begun 0 times"
+    assert caught.value.seen == "the call returned True, and fn was begun 0 times and ran to its end 0 times"
     assert str(caught.value) == f"{caught.value.promise} Not so: {caught.value.seen}."
 
 
@@ -263,11 +265,18 @@ def test_it_can_be_cancelled_at_any_time_and_leaves_no_task_and_no_lock(
     assert not store.held
 
 
-def test_a_ctrl_c_in_the_locker_is_no_broken_promise() -> None:
+@pytest.mark.parametrize("number", [1, 2, 3, 10, 40, 200, 500])
+def test_a_ctrl_c_while_the_locker_works_is_no_broken_promise_and_comes_out_as_it_is(number: int) -> None:
+    ctrl_c = KeyboardInterrupt()
+    calls = itertools.count(1)
+
     class Interrupted(MemoryLocker):
         async def with_advisory_lock(self, lock_id: int, fn: Any) -> bool:
-            await trio.lowlevel.checkpoint()
-            raise KeyboardInterrupt
+            if next(calls) == number:
+                await trio.lowlevel.checkpoint()
+                raise ctrl_c
+            return await super().with_advisory_lock(lock_id, fn)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         checked(Interrupted)
+    assert caught.value is ctrl_c

@@ -166,6 +166,7 @@ async def _unkept(promise: Promise, **given: Any) -> UnkeptError | None:
             error = raised  # the nursery would put it into a group
         finally:
             trial.end()
+    error = trial.escaped or error
     if error is not None and not isinstance(error, UnkeptError):
         raise error
     if error is None and not is_over:  # and no scope around the check, or this line would not be reached
