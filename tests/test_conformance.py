@@ -25,13 +25,14 @@ from tickrunner_trio.testing import (
     ScriptedLocker,
     check_advisory_locker,
 )
+from tickrunner_trio.testing._cancellation_promises import CANCELLATION_PROMISES
 from tickrunner_trio.testing._loss_promises import LOSS_PROMISES
 from tickrunner_trio.testing._promises import PROMISES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-NO_LOSS = {each.sentence for each in PROMISES}
+NO_LOSS = {each.sentence for each in (*PROMISES, *CANCELLATION_PROMISES)}
 ALL = {*NO_LOSS, *(each.sentence for each in LOSS_PROMISES)}
 BETWEEN_TWO = "All of this holds between two lockers of one store too."
 
@@ -141,7 +142,7 @@ def test_nothing_is_skipped_when_everything_is_given() -> None:
 
 
 def test_each_promise_is_one_sentence_and_said_once() -> None:
-    sentences = [each.sentence for each in (*PROMISES, *LOSS_PROMISES)]
+    sentences = [each.sentence for each in (*PROMISES, *CANCELLATION_PROMISES, *LOSS_PROMISES)]
     assert [count for count in Counter(sentences).values() if count > 1] == []
     for sentence in sentences:
         assert sentence.endswith(".")

@@ -427,8 +427,8 @@ def test_what_was_left_out_is_not_printed() -> None:
         (lambda: Unavailable(answers_after=-1), ValueError, "^answers_after must be"),
         (lambda: Fails("away"), TypeError, "^error must be an exception, got 'away'"),  # type: ignore[arg-type]
         (lambda: Fails(ERROR, answers_after=-1), ValueError, "^answers_after must be"),
-        (lambda: ScriptedLocker([Busy]), TypeError, r"^plan\[0\] must be a Grant, Busy"),  # type: ignore[call-overload]
-        (lambda: ScriptedLocker({3: [Busy(), None]}), TypeError, r"^plan\[3\]\[1\] must be a Grant"),  # type: ignore[call-overload]
+        (lambda: ScriptedLocker([Busy]), TypeError, r"^plan\[0\] must be a Grant, Busy"),  # type: ignore[list-item]
+        (lambda: ScriptedLocker({3: [Busy(), None]}), TypeError, r"^plan\[3\]\[1\] must be a Grant"),  # type: ignore[list-item]
         (lambda: ScriptedLocker([Step()]), TypeError, r"^plan\[0\] must be a Grant"),
         (lambda: ScriptedLocker(Busy()), TypeError, r"^plan must be an iterable of steps, got Busy\(\): write \[Busy"),  # type: ignore[call-overload]
         (lambda: ScriptedLocker(otherwise=True), TypeError, "^otherwise must be a Grant"),  # type: ignore[call-overload]

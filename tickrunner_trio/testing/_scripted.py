@@ -98,7 +98,7 @@ class ScriptedLocker:
         locker = ScriptedLocker([Unavailable("restarting"), Grant(lost_after=5)])
     """
 
-    # Two signatures: of {1: [Busy()], 2: [Grant()]} type checkers infer the type from one of them, not from their union.
+    # Two, because of {1: [Busy()], 2: [Grant()]} type checkers infer the type from either, and not from their union.
     @overload
     def __init__(
         self, plan: Mapping[int, Iterable[Step]], *, otherwise: Step = ..., first_epoch: int | None = ...
