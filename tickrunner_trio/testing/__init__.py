@@ -5,6 +5,7 @@ from ._faults import ClockOffset as ClockOffset
 from ._faults import DatabaseAway as DatabaseAway
 from ._faults import Drain as Drain
 from ._faults import DropSession as DropSession
+from ._faults import Fault as Fault
 from ._faults import Freeze as Freeze
 from ._faults import Kill as Kill
 from ._faults import Partition as Partition

@@ -40,6 +40,7 @@ from ._faults import (
     Start,
     ends_at,
     is_up_at_first,
+    replica_of,
 )
 from ._freezing import Freezer
 from ._lock_server import LockServer
@@ -140,8 +141,7 @@ class Play:
 
     def _finish(self) -> None:
         """Close the record, then thaw and cancel all there is."""
-        for hold in self._server.held(trio.current_time()):
-            self._record.freed(hold)
+        self._server.finish(trio.current_time())
         processes = [process for replica in self._replicas.values() for process in replica.processes]
         for process in processes:
             process.end()
@@ -176,8 +176,9 @@ class Play:
                 self._each(fault, Process.drain)
 
     def _each(self, fault: Fault, do: Callable[[Process], object]) -> None:
-        assert not isinstance(fault, DatabaseAway)
-        for process in self._replicas[fault.replica].alive:
+        name = replica_of(fault)
+        assert name is not None
+        for process in self._replicas[name].alive:
             do(process)
 
     def _end(self, fault: Fault, now: float) -> None:
@@ -214,6 +215,9 @@ class Play:
         # Each task that the process will ever spawn inherits this.
         token = simulated.set(process)
         try:
+            # Here rather than in a task of the process, where the errors of all replicas would come as a group.
+            if not process.ice.is_frozen:
+                process.make_services()
             self._nursery.start_soon(self._live, process, name=f"process of {replica.name}")
         finally:
             simulated.reset(token)
@@ -223,7 +227,7 @@ class Play:
             await process.run()
         except Exception:
             # What a killed process raises when it is unwound, nobody would have heard.
-            if not process.is_gone:
+            if not process.was_killed:
                 raise
 
     def _alive(self) -> list[Process]:

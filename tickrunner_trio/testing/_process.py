@@ -103,6 +103,7 @@ class Process:
         self.replica = replica
         self.ice = Ice()
         self.is_gone = False  #: It was killed, or it has ended.
+        self.was_killed = False
         self._seed = seed
         self._services = services
         self._record = record
@@ -121,13 +122,18 @@ class Process:
     async def run(self) -> None:
         """Be the process, until it is drained or cancelled; what the user's function raises passes through."""
         try:
-            services = [self._watched(service) for service in self._services(self._locker)]
-            self._supervisor = supervisor = Supervisor(services)
+            if self._supervisor is None:
+                self.make_services()
+            assert self._supervisor is not None
             if self._drained:
-                supervisor.drain()
-            await supervisor.run()
+                self._supervisor.drain()
+            await self._supervisor.run()
         finally:
             self.end()
+
+    def make_services(self) -> None:
+        """Call the user's function, in these surroundings."""
+        self._supervisor = Supervisor([self._watched(service) for service in self._services(self._locker)])
 
     def belongs_to(self, record: Record) -> bool:
         """Whether it plays in the simulation that writes that record."""
@@ -148,6 +154,7 @@ class Process:
 
     def kill(self) -> None:
         """Let none of its tasks take another step."""
+        self.was_killed = True
         self.ice.freeze()
         self.end()
 
