@@ -7,6 +7,7 @@ pyproject.toml says. With uv on the path, that is what makes them.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -80,6 +81,15 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "run", "-m", "pytest", "-q")
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Change the pure modules place by place: each time a test fails, or tests/survivors.toml says why none does."""
+    install(session, "mutants", extras="[demo,otel]")
+    shutil.rmtree("mutants", ignore_errors=True)  # mutmut lets the verdicts of an earlier run stand, whatever the tests
+    session.run("mutmut", "run", *session.posargs)
+    session.run("python", "tests/survivors.py")
 
 
 @nox.session

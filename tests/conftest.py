@@ -24,6 +24,14 @@ IN_CI = bool(os.environ.get("CI"))
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("dev", deadline=None)
+# For mutmut, by --hypothesis-profile: a failure is all it asks for, however small.
+hypothesis.settings.register_profile(
+    "mutants",
+    derandomize=True,
+    deadline=None,
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+    suppress_health_check=(hypothesis.HealthCheck.too_slow,),
+)
 hypothesis.settings.load_profile("ci" if IN_CI else "dev")
 
 

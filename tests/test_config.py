@@ -172,26 +172,48 @@ def test_work_that_was_called_already_is_refused() -> None:
         called.close()
 
 
+SNAKE_CASE = "begin with a lower-case letter, then lower-case letters, digits and underscores only"
+SECONDS = "a finite number of seconds above 0 and at most 31622400 (366 days)"
+LOCKER_METHOD = "an object with an async method with_advisory_lock(lock_id, fn)"
+LOCKERS = "use a PostgresLocker, or a MemoryLocker where one process is all there is"
+ASYNC_FUNCTION = "an async function of one argument, the Tick"
+
+
 @pytest.mark.parametrize(
-    ("fields", "remedy"),
+    ("field", "value", "must_be", "remedy"),
     [
-        ({"name": "Sweep"}, "begin with a lower-case letter, then lower-case letters, digits and underscores only"),
-        ({"name": "x" * 70}, "shorten it by 7"),
-        ({"interval": timedelta(1)}, r"use its total_seconds\(\)"),
-        ({"tick_timeout": math.inf}, "choose one within these bounds"),
-        ({"locker": None}, "use a PostgresLocker, or a MemoryLocker where one process is all there is"),
-        ({"work": plain}, r"write 'async def work\(tick\): ...'"),
-        ({"startup": plain}, r"write 'async def startup\(tick\): ...'"),
-        ({"should_run": asynchronous}, "use 'def'"),
-        ({"on_error": asynchronous}, "use 'def'"),
-        ({"lock_id": 2**64}, r"use lock_id_for\(name\) to derive one from a name"),
-        ({"log": "x"}, r"use component_logger\('sweep'\)"),
-        ({"cadence": "each"}, "use one of the two"),
+        ("name", 5, "a str", "write one, such as 'sweep'"),
+        ("name", "Sweep", "snake_case ([a-z][a-z0-9_]*)", SNAKE_CASE),
+        ("interval", timedelta(1), "a number of seconds", "use its total_seconds()"),
+        ("interval", "60", "a number of seconds (an int or a float)", "write one, as in 60"),
+        ("tick_timeout", math.inf, SECONDS, "choose one within these bounds"),
+        ("locker", None, LOCKER_METHOD, LOCKERS),
+        ("work", "sweep", ASYNC_FUNCTION, "write 'async def work(tick): ...'"),
+        ("startup", plain, ASYNC_FUNCTION, "write 'async def startup(tick): ...'"),
+        ("should_run", True, "a plain function", "write one with 'def'"),
+        ("lock_id", "1", "an int", "use lock_id_for(name) to derive one from a name"),
+        ("log", "x", "a Logger or a LoggerAdapter", "use component_logger('sweep')"),
+        ("cadence", None, "a str", "use 'cluster' or 'replica'"),
+        ("cadence", "each", "'cluster' or 'replica'", "use one of the two"),
     ],
 )
-def test_the_remedy_fits_the_mistake(fields: dict[str, Any], remedy: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=f": {remedy}$"):
-        config(**fields)
+def test_a_refusal_says_just_this(field: str, value: Any, must_be: str, remedy: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        config(**{field: value})
+    assert str(caught.value) == f"{field} must be {must_be}, got {value!r}: {remedy}"
+
+
+def test_a_name_that_is_too_long_is_told_by_how_much() -> None:
+    name = "x" * 70
+    with pytest.raises(ValueError, match=rf"^name must have at most 63 characters, got '{name}': shorten it by 7$"):
+        config(name=name)
+
+
+@pytest.mark.parametrize("field", ["should_run", "on_error"])
+def test_a_function_of_the_wrong_colour_is_told_so(field: str) -> None:
+    said = re.escape(f"{field} must be a plain function, got the async or generator {asynchronous!r}: use 'def'")
+    with pytest.raises(TypeError, match=f"^{said}$"):
+        config(**{field: asynchronous})
 
 
 @pytest.mark.parametrize("name", ["a", "a1", "a_", "move_objects_2", "x" * 63])

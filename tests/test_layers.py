@@ -59,6 +59,7 @@ PACKAGES = {
     **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_meters", "_registry", "_spans")},
     "_cli_sdk": {"opentelemetry"},
     "lockers._connection": {"psycopg"},
+    **{f"testing.{module}": {"hypothesis"} for module in ("strategies", "_health_machine")},
     "_demo": {"psycopg", "rich"},
     "_demo_table": {"rich"},
     "_demo_database": {"psycopg"},
@@ -191,6 +192,10 @@ def test_the_table_names_no_module_that_is_gone() -> None:
         ("_telemetry._names", "from opentelemetry import trace"),
         ("_cli_run", "from ._service import Service"),
         ("_cli_run", "import rich"),
+        ("_service", "from .testing import Judged"),
+        ("testing", "import hypothesis"),
+        ("testing._history", "from hypothesis import given"),
+        ("testing._history", "from .._cli import main"),
         ("_local_postgres", "from . import Service"),
     ],
 )
@@ -207,6 +212,7 @@ def test_the_check_finds_what_breaks_the_rules(module: str, source: str) -> None
         ("lockers._postgres", "from .._errors import LockLostError\nfrom ._session_thread import Thread"),
         ("_cli_run", "from . import Supervisor\nfrom ._cli_errors import UsageError\nimport trio"),
         ("_demo", "from ._local_postgres import local_postgres"),
+        ("testing.strategies", "from hypothesis import given\nfrom .._service import Service"),
     ],
 )
 def test_the_check_lets_through_what_keeps_them(module: str, source: str) -> None:

@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError
+from tickrunner_trio._telemetry._meters import SessionTally
 from tickrunner_trio.lockers import _lock_book
 from tickrunner_trio.lockers._lease import LeaseState, PostgresLease
 from tickrunner_trio.lockers._lock_book import EXPIRED, MOST_LOCKS, Batch, LockBook
+from tickrunner_trio.lockers._losses import Loss
 from tickrunner_trio.lockers._timing import LeaseTiming
 
 if TYPE_CHECKING:
@@ -627,13 +629,37 @@ class Desk:
 
 def test_before_the_first_session_and_without_one_everybody_is_refused_with_the_reason() -> None:
     book = LockBook(TIMING, lambda: 0.0, lambda *, at_once: None)
-    with pytest.raises(DatabaseUnavailableError, match="the first connection is still being made"):
+    with pytest.raises(DatabaseUnavailableError, match=r"^the first connection is still being made$"):
         book.want(PostgresLease(book, 5))
     book.session_opened(0.0, 6400)
     book.lose_session("ended", (LockerConfigurationError, "no such role"), left=False, server_has_it=False)
     with pytest.raises(LockerConfigurationError, match="no such role"):
         book.want(PostgresLease(book, 5))
     assert book.statistics().waiting == 0
+
+
+def test_before_the_first_session_there_is_nothing_to_rely_on_to_lose_or_to_wait_for() -> None:
+    book = LockBook(TIMING, lambda: 1000.0, lambda *, at_once: None)
+    assert book.seconds_left() == 0.0
+    assert book.server_keeps_until() == -math.inf
+    refusal = (DatabaseUnavailableError, "no route to the server")
+    assert book.lose_session("no route to the server", refusal, left=False, server_has_it=False) == ([], [])
+    assert book.session_closed() == []
+    assert str(book.refusal()) == "no route to the server"
+    assert book.statistics().sessions_lost == 0, "none was had"
+
+
+def test_sessions_and_their_losses_by_kind_are_counted_in_the_tally_that_the_book_was_given() -> None:
+    tally = SessionTally(Loss)
+    book = LockBook(TIMING, lambda: 0.0, lambda *, at_once: None, tally)
+    refusal = (DatabaseUnavailableError, "lost")
+    for loss in (Loss.TIMEOUT, Loss.MISMATCH, Loss.TIMEOUT):
+        book.session_opened(0.0, 6400)
+        book.lose_session("lost", refusal, left=False, server_has_it=False, loss=loss)
+    book.session_opened(0.0, 6400)
+    book.lose_session("left", refusal, left=True, server_has_it=False, loss=Loss.BUG)
+    assert tally.opened == book.statistics().sessions_opened == 4
+    assert tally.lost == {"ended": 0, "timeout": 2, "statement": 0, "mismatch": 1, "bug": 0}
 
 
 @pytest.mark.parametrize(
@@ -709,6 +735,43 @@ def test_where_many_asked_at_once_the_thread_is_woken_when_trio_has_run_all_that
     assert not desk.book.next_batch()
     desk.want(51)
     assert not desk.at_once
+
+
+@pytest.mark.parametrize("company", [0, 20])
+@pytest.mark.parametrize("how", ["want", "abandon", "give_back"])
+def test_whoever_finds_the_thread_asleep_wakes_it_and_no_other_does_until_it_has_looked(how: str, company: int) -> None:
+    desk = Desk()
+    lease, *_ = desk.have(5, *range(100, 100 + company))
+    assert not desk.book.next_batch()
+    roused = desk.roused
+    match how:
+        case "want":
+            desk.want(6)
+        case "abandon":
+            desk.book.abandon(lease)
+        case _:
+            desk.book.give_back(lease)
+    assert (desk.roused, desk.at_once) == (roused + 1, not company)
+    [other] = desk.want(7)
+    desk.book.abandon(other)
+    assert desk.roused == roused + 1
+    assert desk.book.next_batch()
+
+
+def test_a_book_that_nobody_has_used_yet_has_its_thread_woken_at_once() -> None:
+    desk = Desk()
+    desk.want(5)
+    assert (desk.roused, desk.at_once) == (1, True)
+
+
+def test_a_hold_that_has_woken_the_thread_is_company_enough_for_whoever_comes_before_it_has_looked() -> None:
+    desk = Desk()
+    [lease] = desk.have(5)
+    assert not desk.book.next_batch()
+    roused = desk.roused
+    assert lease.let_go_after(1.0)
+    desk.want(6)
+    assert desk.roused == roused + 1
 
 
 def test_a_hold_that_is_longer_than_a_beat_wakes_nobody() -> None:
@@ -837,6 +900,15 @@ def test_a_hold_that_was_put_off_does_not_end_at_its_first_time(instead: float) 
     assert desk.book.next_hold_end() == instead, "nor does the thread wake for it again and again"
 
 
+@pytest.mark.parametrize("granted", [[True], [True, True, True]])
+def test_an_answer_about_fewer_or_more_locks_than_were_asked_for_is_a_bug_that_shows(granted: list[bool]) -> None:
+    desk = Desk()
+    desk.want(5, 6)
+    batch = desk.book.next_batch()
+    with pytest.raises(ValueError, match="zip"):
+        desk.book.answered(batch, granted, desk.now)
+
+
 @pytest.mark.parametrize("asked_to", ["look", "hold", "answer"])
 def test_at_the_deadline_to_the_very_moment_the_lease_is_over(asked_to: str) -> None:
     for now, is_over in ((9.75, False), (10.0, True)):
@@ -889,6 +961,53 @@ def test_a_lease_that_was_lost_stays_lost_after_its_work_has_handed_it_back() ->
     assert lease.lost
     assert desk.book.give_back(lease)
     assert lease.lost
+
+
+def test_how_long_a_lock_has_been_lost_counts_from_the_loss_of_its_session() -> None:
+    desk = Desk()
+    [lease] = desk.have(5)
+    desk.now = 4.0
+    assert lease.lost_for() == 0.0
+    desk.book.lose_session("ended", (DatabaseUnavailableError, "ended"), left=False, server_has_it=False)
+    assert lease.lost_for() == 0.0
+    desk.now = 4.75
+    assert lease.lost_for() == 0.75
+    desk.book.give_back(lease)
+    assert lease.lost_for() == 0.75
+
+
+@pytest.mark.parametrize("who", ["who asks", "the work", "the thread", "whoever hands it back"])
+def test_how_long_a_lock_has_been_lost_counts_from_the_deadline_whoever_saw_late_that_it_has_passed(who: str) -> None:
+    desk = Desk()
+    [lease] = desk.have(5)
+    desk.now = 10.25  # the deadline was at 10
+    match who:
+        case "the work":
+            assert lease.lost
+        case "the thread":
+            desk.book.lose_session("hung", (DatabaseUnavailableError, "hung"), left=False, server_has_it=True)
+        case "whoever hands it back":
+            assert desk.book.give_back(lease)
+        case _:
+            pass
+    assert lease.lost_for() == 0.25
+    desk.now = 12.0
+    assert lease.lost_for() == 2.0
+    desk.now = 9.0
+    assert lease.lost_for() == 0.0, "never negative, whatever the clock says"
+
+
+def test_a_lock_of_a_later_session_is_not_lost_since_the_end_of_the_lease_of_an_earlier_one() -> None:
+    desk = Desk()
+    desk.now = 10.0
+    assert desk.book.seconds_left() == 0.0
+    desk.book.lose_session("hung", (DatabaseUnavailableError, "hung"), left=False, server_has_it=False)
+    desk.book.session_closed()
+    desk.book.session_opened(desk.now, 6400)
+    [lease] = desk.have(5)
+    assert lease.lost_for() == 0.0
+    desk.now = 21.0  # the deadline was at 20
+    assert lease.lost_for() == 1.0
 
 
 def test_a_hold_that_is_lost_is_nothing_that_could_resist() -> None:

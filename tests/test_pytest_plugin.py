@@ -39,7 +39,7 @@ def suite(tmp_path: Path) -> Suite:
 
 def test_it_is_found_without_being_asked_for_and_tells_what_it_offers(suite: Suite) -> None:
     told = suite.run("", "--fixtures")
-    for name in ("tickrunner_postgres", "tickrunner_telemetry", "tickrunner_cluster", "tickrunner_locker"):
+    for name in ("tickrunner_postgres", "tickrunner_telemetry", "tickrunner_cluster", "tickrunner_scripted_locker"):
         assert f"\n{name} -- " in told
     assert "no docstring available" not in told[told.index("fixtures defined from tickrunner_trio") :]
 
@@ -162,3 +162,55 @@ def test_what_nobody_asks_for_is_not_imported(suite: Suite) -> None:
     heavy = ("opentelemetry.sdk", "psycopg", "tickrunner_trio.testing._database")
     test = f"import sys\n\ndef test_it(): assert not [name for name in {heavy} if name in sys.modules]\n"
     assert "1 passed" in suite.run(test)
+
+
+CLUSTER = """
+from tickrunner_trio import Config, Service
+from tickrunner_trio.testing import Kill
+
+async def sweep(tick):
+    pass
+
+def services(locker):
+    return [Service(Config(name="sweep", interval=60, locker=locker, work=sweep))]
+
+async def test_in_virtual_time(tickrunner_cluster, autojump_clock):
+    timeline = await tickrunner_cluster(services, replicas=2, faults=[Kill("r1", at=600)]).play(1200)
+    timeline.assert_once_per_interval()
+    assert not {"fails"}
+
+def test_plain(tickrunner_cluster):
+    tickrunner_cluster(services, replicas=2).run(1200).assert_never_overlapping()
+"""
+
+
+def test_a_cluster_is_played_in_virtual_time_and_drawn_if_the_test_fails(suite: Suite) -> None:
+    told = suite.run(CLUSTER)
+    assert "1 failed, 1 passed" in told
+    assert "timeline of Cluster(replicas=2, faults=[Kill('r1', at=600)], lease=15, seed=0)" in told
+    assert told.count("timeline of Cluster") == 1
+    assert suite.run(CLUSTER.replace("{", "set() & {")).count("timeline of") == 0
+
+
+SCRIPTED = """
+from tickrunner_trio import Config, Outcome, Service
+from tickrunner_trio.testing import Busy, Unavailable
+
+async def sweep(tick):
+    pass
+
+async def test_outages_are_borne(tickrunner_scripted_locker, autojump_clock):
+    locker = tickrunner_scripted_locker([Unavailable("restarting"), Busy()])
+    service = Service(Config(name="sweep", interval=60, locker=locker, work=sweep))
+    outcomes = [(await service.tick()).outcome for _ in range(3)]
+    assert outcomes == [Outcome.UNAVAILABLE, Outcome.BUSY, Outcome.SUCCESS]
+    assert not {"fails"}
+"""
+
+
+def test_a_scripted_locker_answers_by_its_plan_and_tells_what_it_was_asked_if_the_test_fails(suite: Suite) -> None:
+    told = suite.run(SCRIPTED)
+    assert "1 failed" in told
+    assert told.count("LockAttempt(") == 3
+    assert "step=Unavailable('restarting')" in told
+    assert "1 passed" in suite.run(SCRIPTED.replace("{", "set() & {"))

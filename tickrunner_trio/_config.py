@@ -150,7 +150,7 @@ def _yields(function: object) -> bool:
 
 
 def _call_of(function: object) -> object:
-    return getattr(type(function), "__call__", None)  # noqa: B004 - its colour matters, not whether it is there
+    return type(function).__call__
 
 
 def _unwrapped(function: object) -> object:

@@ -37,6 +37,9 @@ class HealthState(StrEnum):
     UNAVAILABLE = auto()  #: The database could not be asked at the last tick.
     STALLED = auto()  #: No outcome of any kind for much longer than an interval.
 
+    def __repr__(self) -> str:
+        return f"HealthState.{self.name}"  # what evaluates, also inside of other values
+
 
 _STATES = {
     "success": HealthState.OK,

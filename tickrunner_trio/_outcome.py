@@ -39,6 +39,9 @@ class Outcome(StrEnum):
         """The fold into the three results that the dashboards of the Go package know."""
         return _RESULTS[self]
 
+    def __repr__(self) -> str:
+        return f"Outcome.{self.name}"  # what evaluates, also inside of other values
+
 
 _RESULTS: dict[Outcome, Literal["success", "error", "skipped"]] = {
     Outcome.SUCCESS: "success",

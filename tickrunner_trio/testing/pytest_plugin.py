@@ -3,9 +3,9 @@
 `tickrunner_postgres`
     The conninfo of an empty database on a real PostgreSQL.
 `tickrunner_cluster`
-    A maker of a `Cluster`, whose timeline is in the report of a test that fails.
-`tickrunner_locker`
-    A `ScriptedLocker`, whose record is in the report of a test that fails.
+    Makes a `Cluster`, whose timelines are in the report of a test that fails.
+`tickrunner_scripted_locker`
+    Makes a `ScriptedLocker`, whose attempts are in the report of a test that fails.
 `tickrunner_telemetry`
     OpenTelemetry providers that keep what they get in memory: a `MemoryTelemetry`.
 
@@ -16,16 +16,73 @@ for: the plugin is loaded in each run of pytest on a machine that has the librar
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from .._local_postgres import LocalPostgres
+    from ._cluster import Cluster
     from ._database import FreshDatabase
     from ._memory_telemetry import MemoryTelemetry
+    from ._scripted import ScriptedLocker
+    from ._timeline import Timeline
+
+#: What to show of a test that fails: heading and text, made when it has failed.
+_TO_SHOW = pytest.StashKey[list[tuple[str, "Callable[[], str]"]]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the fixtures have seen in the report of a test that fails."""
+    report = yield
+    if report.when == "call" and report.failed:
+        report.sections += [(heading, text()) for heading, text in item.stash.get(_TO_SHOW, [])]
+    return report
+
+
+def _shown_of(request: pytest.FixtureRequest) -> list[tuple[str, Callable[[], str]]]:
+    return request.node.stash.setdefault(_TO_SHOW, [])
+
+
+@pytest.fixture
+def tickrunner_cluster(request: pytest.FixtureRequest) -> Callable[..., Cluster]:
+    """Make a `Cluster`, with the arguments of that class: ``tickrunner_cluster(services, replicas=3, faults=[...])``.
+
+    In a plain test call its `Cluster.run`; in one of pytest-trio's, which asks for ``autojump_clock`` too, await its
+    `Cluster.play`. The timelines that come of it are drawn in the report if the test fails.
+    """
+    from ._cluster import Cluster
+
+    shown = _shown_of(request)
+
+    class ShownCluster(Cluster):
+        async def play(self, seconds: float) -> Timeline:
+            timeline = await super().play(seconds)
+            shown.append((f"timeline of {self!r}", timeline.__str__))
+            return timeline
+
+    return ShownCluster
+
+
+@pytest.fixture
+def tickrunner_scripted_locker(request: pytest.FixtureRequest) -> Callable[..., ScriptedLocker]:
+    """Make a `ScriptedLocker`, with the arguments of that class: ``tickrunner_scripted_locker([Busy(), Grant()])``.
+
+    What was asked of it, and how that ended, is in the report if the test fails.
+    """
+    from ._scripted import ScriptedLocker
+
+    shown = _shown_of(request)
+
+    def make(*arguments: Any, **options: Any) -> ScriptedLocker:
+        locker = ScriptedLocker(*arguments, **options)
+        shown.append(("attempts on a ScriptedLocker", lambda: "\n".join(map(repr, locker.attempts))))
+        return locker
+
+    return make
 
 
 @pytest.fixture(scope="session")
