@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tickrunner_trio import Config, Service, Tick
 from tickrunner_trio.testing import Cluster
-from tickrunner_trio.testing._fault_plans import fault_plans
 from tickrunner_trio.testing._lock_session import LONGEST_RETURN
+from tickrunner_trio.testing.strategies import fault_plans
 
 if TYPE_CHECKING:
     from tickrunner_trio import AdvisoryLocker

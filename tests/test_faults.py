@@ -21,8 +21,8 @@ from tickrunner_trio.testing import (
     Partition,
     Start,
 )
-from tickrunner_trio.testing._fault_plans import fault_plans
 from tickrunner_trio.testing._faults import KINDS, lifecycle
+from tickrunner_trio.testing.strategies import fault_plans
 
 WRITTEN = [
     "Kill('r1', at=600)",

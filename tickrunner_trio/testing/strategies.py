@@ -19,6 +19,7 @@ from .._health import WorkerHealth
 from .._lock_ids import MAX_LOCK_ID, MIN_LOCK_ID
 from .._outcome import Outcome
 from ..lockers import MemoryLocker
+from ._fault_plans import fault_plans as fault_plans
 from ._history import Judged
 from ._scripted_callables import ScriptedGate, ScriptedHook, ScriptedWork
 
