@@ -20,9 +20,9 @@ from tickrunner_trio.testing import (
     Kill,
     Partition,
     Start,
+    strategies,
 )
 from tickrunner_trio.testing._faults import KINDS, lifecycle
-from tickrunner_trio.testing.strategies import fault_plans
 
 WRITTEN = [
     "Kill('r1', at=600)",
@@ -88,7 +88,7 @@ def up_after(plan: list[Fault], replica: str) -> bool:
     return not changes or isinstance(changes[-1], Start)
 
 
-@given(fault_plans(replicas=2, until=100, most=8))
+@given(strategies.fault_plans(replicas=2, until=100, most=8))
 def test_a_plan_is_in_order_within_its_time_and_leaves_somebody(plan: list[Fault]) -> None:
     assert [fault.at for fault in plan] == sorted(fault.at for fault in plan)
     assert all(fault.at < 100 for fault in plan)
@@ -97,7 +97,7 @@ def test_a_plan_is_in_order_within_its_time_and_leaves_somebody(plan: list[Fault
         assert any(up_after(plan[: index + 1], replica) for replica in ("r1", "r2"))
 
 
-@given(fault_plans(replicas=3, kinds=[Freeze, Partition], longest=7))
+@given(strategies.fault_plans(replicas=3, kinds=[Freeze, Partition], longest=7))
 def test_a_plan_keeps_to_its_kinds_and_its_longest(plan: list[Fault]) -> None:
     for fault in plan:
         assert isinstance(fault, Freeze | Partition)
@@ -106,7 +106,7 @@ def test_a_plan_keeps_to_its_kinds_and_its_longest(plan: list[Fault]) -> None:
 
 def find(condition: Any, **arguments: Any) -> list[Fault]:
     settings = hypothesis.settings(max_examples=5000, derandomize=True, database=None)
-    return hypothesis.find(fault_plans(**arguments), condition, settings=settings)
+    return hypothesis.find(strategies.fault_plans(**arguments), condition, settings=settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,7 +139,7 @@ def test_all_may_be_killed_only_when_that_is_asked_for() -> None:
     assert repr(find(none_left, replicas=1, may_kill_all=True)) == "[Kill('r1', at=0)]"
     with pytest.raises(hypothesis.errors.NoSuchExample):
         hypothesis.find(
-            fault_plans(replicas=1), none_left, settings=hypothesis.settings(max_examples=300, database=None)
+            strategies.fault_plans(replicas=1), none_left, settings=hypothesis.settings(max_examples=300, database=None)
         )
 
 
@@ -148,9 +148,9 @@ def test_all_may_be_killed_only_when_that_is_asked_for() -> None:
 )
 def test_a_plan_of_nothing_is_refused(arguments: Any) -> None:
     with pytest.raises(ValueError, match="raise what is too small"):
-        fault_plans(**arguments)
+        strategies.fault_plans(**arguments)
 
 
 @given(st.data())
 def test_no_faults_at_all_is_a_plan_too(data: st.DataObject) -> None:
-    assert data.draw(fault_plans(most=0)) == []
+    assert data.draw(strategies.fault_plans(most=0)) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
+import trio.lowlevel
 
 from .._errors import LockLostError
 from ._promise import Promise, promise
@@ -67,7 +68,7 @@ async def raises_lock_lost(trial: Trial) -> None:
 async def raises_lock_lost_when_fn_resists(trial: Trial) -> None:
     async def resists(lease: Lease) -> None:
         with trio.move_on_after(trial.patience, shield=True):
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
             while not lease.lost:  # noqa: ASYNC110  # a lease has no event for it
                 await trio.sleep(0.01)
         require(lease.lost is True, f"the lock was lost, and lease.lost was not within {trial.patience:g} seconds")

@@ -19,12 +19,25 @@ from .._health import WorkerHealth
 from .._lock_ids import MAX_LOCK_ID, MIN_LOCK_ID
 from .._outcome import Outcome
 from ..lockers import MemoryLocker
-from ._fault_plans import fault_plans as fault_plans
+from ._fault_plans import fault_plans
 from ._history import Judged
 from ._scripted_callables import ScriptedGate, ScriptedHook, ScriptedWork
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
+
+__all__ = [
+    "configs",
+    "errors",
+    "fault_plans",
+    "healths",
+    "histories",
+    "judged",
+    "lock_ids",
+    "names",
+    "outcomes",
+    "times",
+]
 
 
 def names() -> SearchStrategy[str]:
