@@ -92,7 +92,7 @@ def test_the_test_passes_and_can_fail(tmp_path: Path) -> None:
     assert "\n1 passed" in printed(TESTING_A_SERVICE)
     sooner_than_it_can = printed(TESTING_A_SERVICE.replace("within(180)", "within(30)"))
     assert "\n1 failed" in sooner_than_it_can
-    assert "AssertionError: sweep did not " in sooner_than_it_can
+    assert "AssertionError: broken: every service succeeds within 30 seconds" in sooner_than_it_can
 
 
 def test_the_test_of_a_service_has_at_most_15_lines() -> None:
