@@ -297,6 +297,30 @@ def test_a_process_that_starts_behind_a_cut_or_in_a_frozen_machine_is_so_too() -
     assert timeline.runs[0].started_at >= 210
 
 
+def test_a_frozen_replica_hears_of_its_drain_at_the_thaw() -> None:
+    async def work(tick: Tick) -> None:
+        await trio.sleep(45)
+
+    faults = [Freeze("r1", at=35, seconds=5), Drain("r1", at=36)]
+    timeline = play(work, *faults, seconds=300, tick_timeout=50)
+    assert [run.outcome for run in timeline.runs] == [Outcome.SUCCESS]
+    # Its work had begun within the first 30 seconds, so it ends within the 30 that a drain gives.
+    assert timeline.runs[0].stopped_at <= 75
+    assert play(at_once, *faults).runs[-1].started_at <= 36
+
+
+def test_what_starts_in_a_frozen_machine_may_be_drained_before_it_runs() -> None:
+    faults = [Freeze("r1", at=10, seconds=100), Start("r1", at=20), Drain("r1", at=30)]
+    timeline = Cluster(sweeping(at_once), replicas=2, faults=faults).run(300)
+    assert {run.replica for run in timeline.runs} == {"r2"}
+    assert not [skip for skip in timeline.skips if skip.replica == "r1"]
+
+
+def test_a_process_that_is_killed_behind_a_cut_keeps_its_locks_until_all_of_them_are_over() -> None:
+    faults = [Partition("r1", at=100, seconds=6), Kill("r1", at=101), Partition("r1", at=104, seconds=6)]
+    assert play(for_ever, *faults).holds[0].freed_at == 110
+
+
 def test_faults_of_one_that_is_gone_do_nothing() -> None:
     faults = [
         *(Kill("r1", at=40), Kill("r1", at=50), Drain("r1", at=60), DropSession("r1", at=70)),

@@ -86,6 +86,11 @@ def test_a_frozen_run_does_not_run() -> None:
         timeline(run("r1", 10, 43), run("r2", 30, 50), faults=[frozen]).assert_never_overlapping()
 
 
+def test_one_that_is_killed_while_it_is_frozen_has_run_until_then() -> None:
+    faults = [Freeze("r1", at=12, seconds=30), Freeze("r1", at=12, seconds=40), Kill("r1", at=50)]
+    timeline(run("r1", 10, 50, None), run("r2", 12, 60), faults=faults).assert_never_overlapping()
+
+
 @pytest.mark.parametrize(
     ("fault", "known_at"),
     [
@@ -303,6 +308,19 @@ def test_what_comes_too_soon_before_the_next_fault_or_the_end_is_not_judged() ->
     faults = [Kill("r2", at=190), DropSession("r1", at=240)]
     steady(without=[3], faults=faults).assert_recovers_within(60)
     steady(without=[9], faults=[DropSession("r1", at=545)]).assert_recovers_within(60)
+
+
+def test_where_nobody_can_go_on_any_more_nothing_is_asked_for() -> None:
+    faults = [DatabaseAway(at=195, seconds=900)]
+    steady(without=range(4, 10), faults=faults).assert_recovers_within(60)
+    steady(without=range(4, 10), faults=[Kill("r1", at=195)], replicas=("r1",)).assert_recovers_within(60)
+
+
+def test_a_run_that_fills_all_the_time_is_no_lack_of_runs_unless_it_is_frozen() -> None:
+    long = [run("r1", 10, 500), run("r1", 510, 515)]
+    timeline(*long, faults=[Kill("r2", at=100)]).assert_recovers_within(90)
+    with pytest.raises(AssertionError, match="could be run from 0:01:40"):
+        timeline(*long, faults=[Freeze("r1", at=100, seconds=300)]).assert_recovers_within(90)
 
 
 def test_a_run_that_the_next_fault_cut_short_is_not_to_blame() -> None:

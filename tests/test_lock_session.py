@@ -228,6 +228,19 @@ def test_a_process_that_ends_behind_a_cut_keeps_its_locks_until_the_lease_is_ove
         assert world.freed_at == freed_at
 
 
+def test_what_such_a_process_says_last_waits_for_the_end_of_all_cuts() -> None:
+    world = World()
+    world.hold()
+    world.go_on_to(100)
+    world.session.cut(100.0)
+    world.session.end(101.0)
+    world.session.cut(102.0)
+    world.session.mend(103.0)
+    assert world.freed_at is None
+    world.session.mend(104.0)
+    assert world.freed_at == 104
+
+
 def test_the_locks_of_one_session_are_not_reentrant() -> None:
     world = World()
     world.hold()

@@ -57,3 +57,28 @@ def test_it_keeps_every_promise(fault: str) -> None:
         assert report.skipped == ()
 
     virtually(main)
+
+
+def test_a_lease_is_lost_from_the_cancel_point_on_though_its_holder_is_frozen() -> None:
+    async def main() -> None:
+        world = World()
+        locker = world.locker()
+        leases: list[Any] = []
+
+        async def work(lease: Any) -> None:
+            leases.append(lease)
+            await trio.sleep_forever()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(locker.with_advisory_lock, 7, work)
+            await trio.testing.wait_all_tasks_blocked()
+            world.sessions[locker].freeze(trio.current_time())  # the lock was granted just now
+            await trio.sleep(TIMING.cancel_after - 0.01)
+            assert not leases[0].lost
+            await trio.sleep(0.01)
+            assert leases[0].lost
+            assert not leases[0].scope.cancel_called
+            nursery.cancel_scope.cancel()
+        assert leases[0].lost
+
+    virtually(main)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -112,7 +112,10 @@ class Start(Fault):
     at: float
 
 
-KINDS: tuple[type[Fault], ...] = (Kill, Freeze, Partition, ClockOffset, DropSession, DatabaseAway, Drain, Start)
+#: Each kind by its name, for those who must tell all of them apart.
+AnyFault: TypeAlias = Kill | Freeze | Partition | ClockOffset | DropSession | DatabaseAway | Drain | Start
+
+KINDS: tuple[type[AnyFault], ...] = get_args(AnyFault)
 
 
 def ends_at(fault: Fault) -> float:

@@ -40,7 +40,6 @@ from ._faults import (
     Start,
     ends_at,
     is_up_at_first,
-    replica_of,
 )
 from ._freezing import Freezer
 from ._lock_server import LockServer
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from .._service import Service
     from ..abc import AdvisoryLocker
     from ..lockers import LeaseTiming
-    from ._faults import Fault
+    from ._faults import AnyFault
     from ._freezing import Ice
     from ._timeline import Timeline
 
@@ -79,7 +78,7 @@ class Play:
         self,
         services: Callable[[AdvisoryLocker], Iterable[Service]],
         replicas: tuple[str, ...],
-        faults: tuple[Fault, ...],
+        faults: tuple[AnyFault, ...],
         timing: LeaseTiming,
         seed: int,
     ) -> None:
@@ -117,7 +116,7 @@ class Play:
     async def _direct(self, seconds: float) -> None:
         until = self._record.began_at + seconds
         chance = random.Random(f"{self._seed} order")
-        script: list[tuple[float, float, Callable[[Fault, float], None], Fault]] = []
+        script: list[tuple[float, float, Callable[[AnyFault, float], None], AnyFault]] = []
         for fault in self._faults:
             script.append((self._record.began_at + fault.at, chance.random(), self._begin, fault))
             if ends_at(fault) > fault.at:
@@ -145,57 +144,55 @@ class Play:
         processes = [process for replica in self._replicas.values() for process in replica.processes]
         for process in processes:
             process.end()
-        self._record.is_closed = True
         for process in processes:
             process.ice.melt()
         self._nursery.cancel_scope.cancel()
 
     # What is done to the replicas.
 
-    def _begin(self, fault: Fault, now: float) -> None:
+    def _begin(self, fault: AnyFault, now: float) -> None:
         match fault:
             case DatabaseAway():
-                self._server.go_away()
-                for process in self._alive():
-                    process.session.drop(now)
+                self._go_away(now)
             case Start():
                 self._start(self._replicas[fault.replica], now)
             case Freeze():
                 self._replicas[fault.replica].frozen += 1
-                self._each(fault, lambda process: process.freeze(now))
+                self._each(fault.replica, lambda process: process.freeze(now))
             case Partition():
                 self._replicas[fault.replica].cut += 1
-                self._each(fault, lambda process: process.session.cut(now))
+                # Also of processes that are no more: the kernel's last words for them may be under way.
+                for process in self._replicas[fault.replica].processes:
+                    process.session.cut(now)
             case ClockOffset():
                 self._replicas[fault.replica].wall_offset = fault.seconds
             case Kill():
-                self._each(fault, Process.kill)
+                self._each(fault.replica, Process.kill)
             case DropSession():
-                self._each(fault, lambda process: process.session.drop(now))
+                self._each(fault.replica, lambda process: process.session.drop(now))
             case Drain():
-                self._each(fault, Process.drain)
+                self._each(fault.replica, Process.drain)
 
-    def _each(self, fault: Fault, do: Callable[[Process], object]) -> None:
-        name = replica_of(fault)
-        assert name is not None
-        for process in self._replicas[name].alive:
+    def _go_away(self, now: float) -> None:
+        self._server.go_away()
+        for process in self._alive():
+            process.session.drop(now)
+
+    def _each(self, replica: str, do: Callable[[Process], object]) -> None:
+        for process in self._replicas[replica].alive:
             do(process)
 
-    def _end(self, fault: Fault, now: float) -> None:
+    def _end(self, fault: AnyFault, now: float) -> None:
         """Undo what has an end."""
-        match fault:
-            case DatabaseAway():
-                self._server.come_back()
-            case Freeze():
-                self._replicas[fault.replica].frozen -= 1
-                self._each(fault, lambda process: process.thaw(now))
-            case Partition():
-                replica = self._replicas[fault.replica]
-                replica.cut -= 1
-                for process in replica.processes:  # also of a process that is no more, the kernel's last words arrive
-                    process.session.mend(now)
-            case _:
-                pass
+        if isinstance(fault, DatabaseAway):
+            self._server.come_back()
+        elif isinstance(fault, Freeze):
+            self._replicas[fault.replica].frozen -= 1
+            self._each(fault.replica, lambda process: process.thaw(now))
+        elif isinstance(fault, Partition):
+            self._replicas[fault.replica].cut -= 1
+            for process in self._replicas[fault.replica].processes:
+                process.session.mend(now)
 
     def _start(self, replica: _Replica, now: float) -> None:
         process = Process(
