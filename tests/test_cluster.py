@@ -316,6 +316,18 @@ def test_what_starts_in_a_frozen_machine_may_be_drained_before_it_runs() -> None
     assert not [skip for skip in timeline.skips if skip.replica == "r1"]
 
 
+def test_what_is_killed_in_a_frozen_machine_before_it_ran_never_runs() -> None:
+    made: list[float] = []
+
+    def services(locker: AdvisoryLocker) -> list[Service]:
+        made.append(trio.current_time())
+        return sweeping(at_once)(locker)
+
+    faults = [Freeze("r1", at=10, seconds=100), Start("r1", at=20), Kill("r1", at=30)]
+    Cluster(services, replicas=2, faults=faults).run(300)
+    assert made == [0]
+
+
 def test_a_process_that_is_killed_behind_a_cut_keeps_its_locks_until_all_of_them_are_over() -> None:
     faults = [Partition("r1", at=100, seconds=6), Kill("r1", at=101), Partition("r1", at=104, seconds=6)]
     assert play(for_ever, *faults).holds[0].freed_at == 110

@@ -118,6 +118,8 @@ def test_a_statement_of_our_own_is_waited_for_as_long_as_a_beat() -> None:
     world.session.cut(100.0)
     world.go_on_to(101)
     world.session.ask(101.0)
+    world.go_on_to(102)
+    world.session.ask(102.0)  # goes out after that one
     world.go_on_to(150)
     assert world.work.lost_at == pytest.approx(101 + TIMING.reply)
 

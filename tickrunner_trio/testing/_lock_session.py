@@ -193,13 +193,12 @@ class LockSession:
             self._hear_of_the_end(now)
 
     def end(self, now: float) -> None:
-        """The process ends, and the kernel closes its connection. Idempotent."""
+        """The process ends, and the kernel closes its connection."""
         self.advance(now)
-        if not self._is_over:
-            self._is_over = True
-            self._part_with_backend(now)
-            self._lose("the process has ended")
-            self._changed()
+        self._is_over = True
+        self._part_with_backend(now)
+        self._lose("the process has ended")
+        self._changed()
 
     # What the replica's tasks do.
 
@@ -244,8 +243,7 @@ class LockSession:
         if self._frozen or self._is_over:
             return
         if self.state is SessionState.READY:
-            if self._is_silent:
-                self._resume_ready(now)
+            self._resume_ready(now)
         elif self.state is SessionState.PARTING:
             self._close_if_idle(now)
         else:
@@ -254,6 +252,7 @@ class LockSession:
         self.advance(now)
 
     def _resume_ready(self, now: float) -> None:
+        assert self._is_silent  # it was out of touch until now, or still is
         # A statement that was to be sent while it was frozen was not.
         if self.is_expired(now) or self._asked_at + self._timing.reply <= now:
             self._give_up(now)

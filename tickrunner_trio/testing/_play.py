@@ -32,7 +32,6 @@ from .._surroundings import simulated
 from ._faults import (
     ClockOffset,
     DatabaseAway,
-    Drain,
     DropSession,
     Freeze,
     Kill,
@@ -170,7 +169,7 @@ class Play:
                 self._each(fault.replica, Process.kill)
             case DropSession():
                 self._each(fault.replica, lambda process: process.session.drop(now))
-            case Drain():
+            case _:  # a Drain
                 self._each(fault.replica, Process.drain)
 
     def _go_away(self, now: float) -> None:
@@ -189,7 +188,8 @@ class Play:
         elif isinstance(fault, Freeze):
             self._replicas[fault.replica].frozen -= 1
             self._each(fault.replica, lambda process: process.thaw(now))
-        elif isinstance(fault, Partition):
+        else:
+            assert isinstance(fault, Partition)
             self._replicas[fault.replica].cut -= 1
             for process in self._replicas[fault.replica].processes:
                 process.session.mend(now)
@@ -215,17 +215,9 @@ class Play:
             # Here rather than in a task of the process, where the errors of all replicas would come as a group.
             if not process.ice.is_frozen:
                 process.make_services()
-            self._nursery.start_soon(self._live, process, name=f"process of {replica.name}")
+            self._nursery.start_soon(process.run, name=f"process of {replica.name}")
         finally:
             simulated.reset(token)
-
-    async def _live(self, process: Process) -> None:
-        try:
-            await process.run()
-        except Exception:
-            # What a killed process raises when it is unwound, nobody would have heard.
-            if not process.was_killed:
-                raise
 
     def _alive(self) -> list[Process]:
         return [process for replica in self._replicas.values() for process in replica.alive]

@@ -101,7 +101,6 @@ class Process:
         self.replica = replica
         self.ice = Ice()
         self.is_gone = False  #: It was killed, or it has ended.
-        self.was_killed = False
         self._seed = seed
         self._services = services
         self._record = record
@@ -119,6 +118,8 @@ class Process:
 
     async def run(self) -> None:
         """Be the process, until it is drained or cancelled; what the user's function raises passes through."""
+        if self.is_gone:  # it was killed before it took a step
+            return
         try:
             if self._supervisor is None:  # it started in a frozen machine
                 self.make_services()
@@ -156,7 +157,6 @@ class Process:
 
     def kill(self) -> None:
         """Let none of its tasks take another step."""
-        self.was_killed = True
         self.ice.freeze()
         self.end()
 
