@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 IN_CI = bool(os.environ.get("CI"))
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
-hypothesis.settings.register_profile("dev", deadline=None)
+# Said, since Hypothesis has an opinion of its own on where it runs.
+hypothesis.settings.register_profile("dev", derandomize=False, deadline=None)
 hypothesis.settings.load_profile("ci" if IN_CI else "dev")
 
 
