@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from tickrunner_trio import Config, Service, Tick
-from tickrunner_trio.testing import Cluster
-from tickrunner_trio.testing._fault_plans import fault_plans
+from tickrunner_trio.testing import Cluster, strategies
 from tickrunner_trio.testing._lock_session import LONGEST_RETURN
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ SETUPS = {
 @pytest.mark.parametrize("setup", SETUPS.values(), ids=list(SETUPS))
 def test_under_any_faults_no_run_overlaps_each_interval_has_one_and_all_recover(setup: Setup) -> None:
     @hypothesis.settings(max_examples=PLANS, suppress_health_check=[HealthCheck.too_slow])
-    @given(plan=fault_plans(replicas=setup.replicas, until=setup.seconds), seed=st.integers(0, 2**16))
+    @given(plan=strategies.fault_plans(replicas=setup.replicas, until=setup.seconds), seed=st.integers(0, 2**16))
     def holds(plan: Any, seed: int) -> None:
         timeline = setup.play(plan, seed)
         # No lease covers a session that the server drops, or a replica that was frozen: the work is told at once, and
@@ -131,7 +130,7 @@ def test_under_hypothesis_the_same_seed_and_plan_give_the_same_timeline() -> Non
 
     # Hypothesis seeds each example's chance alike, and with pytest-trio that is Trio's too.
     @hypothesis.settings(max_examples=10, derandomize=True, database=None)
-    @given(plan=fault_plans(until=setup.seconds), seed=st.integers(0, 2**16))
+    @given(plan=strategies.fault_plans(until=setup.seconds), seed=st.integers(0, 2**16))
     def play(plan: Any, seed: int) -> None:
         played.append((plan, seed, setup.play(plan, seed)))
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import virtually
 
-from tickrunner_trio.testing._freezing import Freezer, Ice
+from tickrunner_trio.testing._freezing import Freezer, Ice, _held_back
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -330,6 +330,26 @@ def test_protection_from_keyboard_interrupts_is_as_without_it() -> None:
 
     under_ice(main)
     assert seen == [True, False]
+
+
+def test_a_task_that_is_thrown_away_is_closed_as_ever() -> None:
+    closed: list[bool] = []
+
+    class Pause:
+        def __await__(self) -> Any:
+            yield
+
+    async def work() -> None:
+        try:
+            await Pause()
+        finally:
+            closed.append(True)
+
+    inner: Any = work()
+    coroutine = _held_back(inner, Ice())
+    coroutine.send(None)
+    coroutine.close()
+    assert closed == [True]
 
 
 def test_tasks_of_nobody_are_left_alone() -> None:

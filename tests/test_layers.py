@@ -59,7 +59,7 @@ PACKAGES = {
     **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_meters", "_registry", "_spans")},
     "_cli_sdk": {"opentelemetry"},
     "lockers._connection": {"psycopg"},
-    **{f"testing.{module}": {"hypothesis"} for module in ("strategies", "_health_machine")},
+    **{f"testing.{module}": {"hypothesis"} for module in ("strategies", "_fault_plans", "_health_machine")},
     "_demo": {"psycopg", "rich"},
     "_demo_table": {"rich"},
     "_demo_database": {"psycopg"},

@@ -3,9 +3,9 @@
 # The house, from the ground up. Arrows of import point downwards only; tests/test_layers.py holds the modules to it.
 #
 #     edges        _cli, _demo: import the library, never the other way
-#     testing      testing/: what users of the library test with, and the only importer of Hypothesis, pytest and the SDK's
-#                  memory. cluster <- play <- process, session and server, judged by timeline; conformance <- promises
-#                  <- trial; scripted locker; strategies, health machine
+#     testing      testing/: what users of the library test with, and the only importer of Hypothesis and pytest.
+#                  cluster <- play <- process, session and server, judged by timeline; conformance <- promises <-
+#                  trial; scripted locker; strategies, health machine
 #     ---------------------------------------------------------------------------------------------------------
 #     lockers      lockers/: memory; postgres (the Trio face) and session thread, with the lock book between them; under
 #                  the thread session, then connection (the only importer of psycopg); holders, clock, driver,

@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from ..lockers._timing import lease_timing
-from ._faults import KINDS, Start, lifecycle, replica_of
+from ._faults import AnyFault, Start, lifecycle, replica_of
 from ._play import Play
 
 if TYPE_CHECKING:
@@ -129,18 +129,19 @@ class Cluster:
         return await Play(self._services, self._replicas, self._faults, self._timing, self._seed).run(seconds)
 
 
-def _checked_faults(faults: Iterable[Fault], replicas: tuple[str, ...]) -> tuple[Fault, ...]:
+def _checked_faults(faults: Iterable[Fault], replicas: tuple[str, ...]) -> tuple[AnyFault, ...]:
     if not isinstance(faults, Iterable):
         raise TypeError(f"faults must be an iterable of faults, got {faults!r}: write [Kill('r1', at=600)]")
-    checked = tuple(faults)
-    for fault in checked:
-        if not isinstance(fault, KINDS):
+    checked: list[AnyFault] = []
+    for fault in faults:
+        if not isinstance(fault, AnyFault):
             raise TypeError(f"faults must be faults, got {fault!r}: write one such as Kill('r1', at=600)")
         replica = replica_of(fault)
         if replica is not None and replica not in replicas:
             raise ValueError(
                 f"faults must name replicas of the cluster, got {fault!r}: use one of {', '.join(replicas)}"
             )
+        checked.append(fault)
     for replica in replicas:
         for before, fault in pairwise(lifecycle(replica, checked)):
             if isinstance(before, Start) and isinstance(fault, Start):

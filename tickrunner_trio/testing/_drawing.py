@@ -34,7 +34,7 @@ _SKIP_SIGNS = {Outcome.BUSY: "b", Outcome.UNAVAILABLE: "u", Outcome.GATED: "g"}
 _LEGEND = (
     "# ran  x ran without success  > killed or still going on  - lock held on to\n"
     "b busy  u unavailable  g gated  e another outcome without a run\n"
-    "K killed  F frozen  P partitioned  X session dropped  A database away  D drained  S started  C clock set"
+    "K killed  F frozen  P cut off  X session dropped  A database away  D drained  S started  C clock set"
 )
 
 

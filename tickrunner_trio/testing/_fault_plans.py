@@ -38,7 +38,7 @@ def fault_plans(
     kinds: Collection[type[Fault]] = KINDS,
     may_kill_all: bool = False,
 ) -> SearchStrategy[list[Fault]]:
-    """Return a strategy for the ``faults`` of a `Cluster`: lists in order of time, at whole or tenth seconds.
+    """Generate the ``faults`` of a `Cluster`: lists in order of time, at whole or tenth seconds.
 
     Args:
         replicas: as of the cluster.

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class _Written:
-    """Checks the fields; prints whole seconds without a fraction, and the replica without the name of the field."""
+class Fault:
+    """Something that goes wrong at a certain time. Its kinds are frozen dataclasses.
+
+    Raises:
+        TypeError: a field is no number, or ``replica`` no str.
+        ValueError: a time is negative or not finite, or ``seconds`` is not above 0.
+    """
 
     __slots__ = ()
+
+    at: float  #: Virtual seconds after the beginning.
 
     def __post_init__(self) -> None:
         for name, value in _fields_of(self):
@@ -39,7 +46,7 @@ class _Written:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Kill(_Written):
+class Kill(Fault):
     """The process is killed (SIGKILL): it does nothing more, no clean-up runs, the kernel closes its connection."""
 
     replica: str
@@ -47,7 +54,7 @@ class Kill(_Written):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Freeze(_Written):
+class Freeze(Fault):
     """The process stands still for so many seconds (SIGSTOP to SIGCONT), while time goes on for all others."""
 
     replica: str
@@ -56,7 +63,7 @@ class Freeze(_Written):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Partition(_Written):
+class Partition(Fault):
     """The replica is cut off from the locks for so many seconds, silently: nothing arrives, and nobody says so."""
 
     replica: str
@@ -65,7 +72,7 @@ class Partition(_Written):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class ClockOffset(_Written):
+class ClockOffset(Fault):
     """The replica's clock on the wall is wrong by so many seconds from then on; 0 sets it right, below 0 it is late."""
 
     replica: str
@@ -74,7 +81,7 @@ class ClockOffset(_Written):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class DropSession(_Written):
+class DropSession(Fault):
     """The server ends the session that holds the replica's locks, as ``pg_terminate_backend`` does, and says so."""
 
     replica: str
@@ -82,7 +89,7 @@ class DropSession(_Written):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class DatabaseAway(_Written):
+class DatabaseAway(Fault):
     """The server is away for so many seconds: all sessions end at once, and connections are refused."""
 
     at: float
@@ -90,7 +97,7 @@ class DatabaseAway(_Written):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Drain(_Written):
+class Drain(Fault):
     """The replica is drained, as a deployment does: work in flight finishes, then its process ends."""
 
     replica: str
@@ -98,16 +105,17 @@ class Drain(_Written):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Start(_Written):
+class Start(Fault):
     """A process of the replica starts; one whose first fault this is did not run before. Others start at 0."""
 
     replica: str
     at: float
 
 
-Fault: TypeAlias = Kill | Freeze | Partition | ClockOffset | DropSession | DatabaseAway | Drain | Start
+#: Each kind by its name, for those who must tell all of them apart.
+AnyFault: TypeAlias = Kill | Freeze | Partition | ClockOffset | DropSession | DatabaseAway | Drain | Start
 
-KINDS: tuple[type[Fault], ...] = get_args(Fault)
+KINDS: tuple[type[AnyFault], ...] = get_args(AnyFault)
 
 
 def ends_at(fault: Fault) -> float:
@@ -121,7 +129,7 @@ def ends_at(fault: Fault) -> float:
 
 def replica_of(fault: Fault) -> str | None:
     """Return whom it concerns; None: everybody."""
-    return None if isinstance(fault, DatabaseAway) else fault.replica
+    return getattr(fault, "replica", None)
 
 
 def lifecycle(replica: str, faults: Iterable[Fault]) -> list[Kill | Drain | Start]:
@@ -136,8 +144,8 @@ def is_up_at_first(replica: str, faults: Iterable[Fault]) -> bool:
     return not changes or not isinstance(changes[0], Start)
 
 
-def _fields_of(fault: object) -> list[tuple[str, object]]:
-    return [(field.name, getattr(fault, field.name)) for field in fields(fault)]  # type: ignore[arg-type]  # dataclasses
+def _fields_of(fault: Fault) -> list[tuple[str, object]]:
+    return [(field.name, getattr(fault, field.name)) for field in fields(cast("Any", fault))]
 
 
 def _short(seconds: object) -> str:

@@ -106,7 +106,8 @@ def recovers_within(timeline: Timeline, *, seconds: float, names: Iterable[str] 
                 if run.outcome is Outcome.SUCCESS or run.stopped_at >= moment.until - _ROUNDING
                 if run.started_at >= moment.at - _ROUNDING
             ]
-            if not starts or starts[0] > moment.at + seconds + _ROUNDING:
+            is_late = not starts or starts[0] > moment.at + seconds + _ROUNDING
+            if is_late and not any(_goes_on(timeline, run, moment.at, moment.at + seconds) for run in runs):
                 then = f"only at {clock_face(starts[0])}" if starts else "never"
                 sentence = (
                     f"{service.name} could be run from {clock_face(moment.at)} on, {moment.after}; it succeeded {then}"
@@ -319,6 +320,11 @@ def _moments(timeline: Timeline) -> Iterator[_Moment]:
             if caused_at <= at < end and _somebody_can(timeline, at):
                 yield _Moment(after, at, min(end, timeline.seconds))
                 break
+
+
+def _goes_on(timeline: Timeline, run: Run, begin: float, end: float) -> bool:
+    """Whether one run fills all of that time."""
+    return any(since <= begin and until >= end for since, until in _awake(timeline, run))
 
 
 def _somebody_can(timeline: Timeline, at: float) -> bool:

@@ -116,6 +116,12 @@ class LockServer:
             if backend.silent_since + self._lease <= now:
                 self.end(backend, backend.silent_since + self._lease)
 
+    def finish(self, now: float) -> None:
+        """Tell of what is still held, as if it were let go of now, and of nothing that comes afterwards."""
+        for hold in self.held(now):
+            self._freed(hold)
+        self._freed = _nobody_hears
+
     def go_away(self) -> None:
         """Take no connections from now on; to end the sessions is up to the caller. Each needs a `come_back`."""
         self._away += 1
@@ -126,3 +132,7 @@ class LockServer:
     def _free(self, backend: Backend, lock_id: int, now: float, *, kept: bool) -> None:
         del self._holders[lock_id]
         self._freed(Hold(backend.replica, lock_id, backend.locks.pop(lock_id), now, kept=kept))
+
+
+def _nobody_hears(_hold: Hold) -> None:
+    pass

@@ -126,13 +126,11 @@ class LockSession:
         """Return when `advance` has something to do by itself that somebody may be waiting for."""
         if self._frozen or self._is_over:
             return math.inf
-        match self.state:
-            case SessionState.READY:
-                return self._gives_up_at()
-            case SessionState.PARTING:
-                return self._answered_at + self._timing.lease
-            case SessionState.CLOSED:
-                return math.inf  # whoever asks for a lock brings it up to date
+        if self.state is SessionState.READY:
+            return self._gives_up_at()
+        if self.state is SessionState.PARTING:
+            return self._answered_at + self._timing.lease
+        return math.inf  # closed: whoever asks for a lock brings it up to date
 
     # What time and the world do to it. Each brings it up to date first.
 
@@ -195,13 +193,12 @@ class LockSession:
             self._hear_of_the_end(now)
 
     def end(self, now: float) -> None:
-        """The process ends, and the kernel closes its connection. Idempotent."""
+        """The process ends, and the kernel closes its connection."""
         self.advance(now)
-        if not self._is_over:
-            self._is_over = True
-            self._part_with_backend(now)
-            self._lose("the process has ended")
-            self._changed()
+        self._is_over = True
+        self._part_with_backend(now)
+        self._lose("the process has ended")
+        self._changed()
 
     # What the replica's tasks do.
 
@@ -245,23 +242,24 @@ class LockSession:
         """The replica was thawed or its way mended: see how things stand."""
         if self._frozen or self._is_over:
             return
-        match self.state:
-            case SessionState.READY if self._is_silent:
-                # A statement that was to be sent while it was frozen was not.
-                if self.is_expired(now) or self._asked_at + self._timing.reply <= now:
-                    self._give_up(now)
-                elif self.is_in_touch:
-                    self._hear(now)
-                elif self._answered_at + self._timing.beat <= now:
-                    self._asked_at = min(self._asked_at, now)
-            case SessionState.PARTING:
-                self._close_if_idle(now)
-            case SessionState.CLOSED:
-                # An attempt that was under way succeeds as soon as the way is back; one that was due is made now.
-                self._attempt_at = now if now < self._tries_until else max(self._attempt_at, now)
-            case _:
-                pass
+        if self.state is SessionState.READY:
+            self._resume_ready(now)
+        elif self.state is SessionState.PARTING:
+            self._close_if_idle(now)
+        else:
+            # An attempt that was under way succeeds as soon as the way is back; one that was due is made now.
+            self._attempt_at = now if now < self._tries_until else max(self._attempt_at, now)
         self.advance(now)
+
+    def _resume_ready(self, now: float) -> None:
+        assert self._is_silent  # it was out of touch until now, or still is
+        # A statement that was to be sent while it was frozen was not.
+        if self.is_expired(now) or self._asked_at + self._timing.reply <= now:
+            self._give_up(now)
+        elif self.is_in_touch:
+            self._hear(now)
+        elif self._answered_at + self._timing.beat <= now:
+            self._asked_at = min(self._asked_at, now)
 
     def _hear(self, now: float) -> None:
         """In touch again, in time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
+import trio.lowlevel
 
 from .._errors import LockLostError
 from ._promise import Promise, promise

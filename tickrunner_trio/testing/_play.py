@@ -32,7 +32,6 @@ from .._surroundings import simulated
 from ._faults import (
     ClockOffset,
     DatabaseAway,
-    Drain,
     DropSession,
     Freeze,
     Kill,
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from .._service import Service
     from ..abc import AdvisoryLocker
     from ..lockers import LeaseTiming
-    from ._faults import Fault
+    from ._faults import AnyFault
     from ._freezing import Ice
     from ._timeline import Timeline
 
@@ -78,7 +77,7 @@ class Play:
         self,
         services: Callable[[AdvisoryLocker], Iterable[Service]],
         replicas: tuple[str, ...],
-        faults: tuple[Fault, ...],
+        faults: tuple[AnyFault, ...],
         timing: LeaseTiming,
         seed: int,
     ) -> None:
@@ -116,7 +115,7 @@ class Play:
     async def _direct(self, seconds: float) -> None:
         until = self._record.began_at + seconds
         chance = random.Random(f"{self._seed} order")
-        script: list[tuple[float, float, Callable[[Fault, float], None], Fault]] = []
+        script: list[tuple[float, float, Callable[[AnyFault, float], None], AnyFault]] = []
         for fault in self._faults:
             script.append((self._record.began_at + fault.at, chance.random(), self._begin, fault))
             if ends_at(fault) > fault.at:
@@ -140,61 +139,60 @@ class Play:
 
     def _finish(self) -> None:
         """Close the record, then thaw and cancel all there is."""
-        for hold in self._server.held(trio.current_time()):
-            self._record.freed(hold)
+        self._server.finish(trio.current_time())
         processes = [process for replica in self._replicas.values() for process in replica.processes]
         for process in processes:
             process.end()
-        self._record.is_closed = True
         for process in processes:
             process.ice.melt()
         self._nursery.cancel_scope.cancel()
 
     # What is done to the replicas.
 
-    def _begin(self, fault: Fault, now: float) -> None:
+    def _begin(self, fault: AnyFault, now: float) -> None:
         match fault:
             case DatabaseAway():
-                self._server.go_away()
-                for process in self._alive():
-                    process.session.drop(now)
+                self._go_away(now)
             case Start():
                 self._start(self._replicas[fault.replica], now)
             case Freeze():
                 self._replicas[fault.replica].frozen += 1
-                self._each(fault, lambda process: process.freeze(now))
+                self._each(fault.replica, lambda process: process.freeze(now))
             case Partition():
                 self._replicas[fault.replica].cut += 1
-                self._each(fault, lambda process: process.session.cut(now))
+                # Also of processes that are no more: the kernel's last words for them may be under way.
+                for process in self._replicas[fault.replica].processes:
+                    process.session.cut(now)
             case ClockOffset():
                 self._replicas[fault.replica].wall_offset = fault.seconds
             case Kill():
-                self._each(fault, Process.kill)
+                self._each(fault.replica, Process.kill)
             case DropSession():
-                self._each(fault, lambda process: process.session.drop(now))
-            case Drain():
-                self._each(fault, Process.drain)
+                self._each(fault.replica, lambda process: process.session.drop(now))
+            case _:  # a Drain
+                self._each(fault.replica, Process.drain)
 
-    def _each(self, fault: Fault, do: Callable[[Process], object]) -> None:
-        assert not isinstance(fault, DatabaseAway)
-        for process in self._replicas[fault.replica].alive:
+    def _go_away(self, now: float) -> None:
+        self._server.go_away()
+        for process in self._alive():
+            process.session.drop(now)
+
+    def _each(self, replica: str, do: Callable[[Process], object]) -> None:
+        for process in self._replicas[replica].alive:
             do(process)
 
-    def _end(self, fault: Fault, now: float) -> None:
+    def _end(self, fault: AnyFault, now: float) -> None:
         """Undo what has an end."""
-        match fault:
-            case DatabaseAway():
-                self._server.come_back()
-            case Freeze():
-                self._replicas[fault.replica].frozen -= 1
-                self._each(fault, lambda process: process.thaw(now))
-            case Partition():
-                replica = self._replicas[fault.replica]
-                replica.cut -= 1
-                for process in replica.processes:  # also of a process that is no more, the kernel's last words arrive
-                    process.session.mend(now)
-            case _:
-                pass
+        if isinstance(fault, DatabaseAway):
+            self._server.come_back()
+        elif isinstance(fault, Freeze):
+            self._replicas[fault.replica].frozen -= 1
+            self._each(fault.replica, lambda process: process.thaw(now))
+        else:
+            assert isinstance(fault, Partition)
+            self._replicas[fault.replica].cut -= 1
+            for process in self._replicas[fault.replica].processes:
+                process.session.mend(now)
 
     def _start(self, replica: _Replica, now: float) -> None:
         process = Process(
@@ -214,17 +212,12 @@ class Play:
         # Each task that the process will ever spawn inherits this.
         token = simulated.set(process)
         try:
-            self._nursery.start_soon(self._live, process, name=f"process of {replica.name}")
+            # Here rather than in a task of the process, where the errors of all replicas would come as a group.
+            if not process.ice.is_frozen:
+                process.make_services()
+            self._nursery.start_soon(process.run, name=f"process of {replica.name}")
         finally:
             simulated.reset(token)
-
-    async def _live(self, process: Process) -> None:
-        try:
-            await process.run()
-        except Exception:
-            # What a killed process raises when it is unwound, nobody would have heard.
-            if not process.is_gone:
-                raise
 
     def _alive(self) -> list[Process]:
         return [process for replica in self._replicas.values() for process in replica.alive]

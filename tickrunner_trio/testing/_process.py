@@ -42,7 +42,6 @@ class Record:
 
     def __init__(self, began_at: float) -> None:
         self.began_at = began_at
-        self.is_closed = False  #: What comes now is not part of the timeline.
         self.services: dict[str, ServiceFacts] = {}
         self.runs: list[Run] = []
         self.skips: list[Skip] = []
@@ -54,9 +53,8 @@ class Record:
 
     def freed(self, hold: Hold) -> None:
         """A lock was held, and is free again."""
-        if not self.is_closed:
-            since = self.since_beginning
-            self._holds.append(replace(hold, granted_at=since(hold.granted_at), freed_at=since(hold.freed_at)))
+        since = self.since_beginning
+        self._holds.append(replace(hold, granted_at=since(hold.granted_at), freed_at=since(hold.freed_at)))
 
     def timeline(
         self, seconds: float, *, replicas: tuple[str, ...], faults: tuple[Fault, ...], lease: float
@@ -110,8 +108,8 @@ class Process:
         self._wall_offset = wall_offset
         self._chances: dict[str, random.Random] = {}
         self._open: dict[tuple[str, int], tuple[Tick, float]] = {}  # the runs that go on
-        self._stopped: dict[tuple[str, int], tuple[Tick, float, float]] = {}  # those that wait for their judgement
-        self._drained = False
+        self._stopped: dict[tuple[str, int], tuple[Tick, float, float]] = {}  # until they are judged, in the same step
+        self._is_to_drain = False
         self._supervisor: Supervisor | None = None
         self.session = LockSession(
             server, replica, timing, chance=random.Random(f"{seed} session"), changed=self._session_changed
@@ -120,22 +118,32 @@ class Process:
 
     async def run(self) -> None:
         """Be the process, until it is drained or cancelled; what the user's function raises passes through."""
+        if self.is_gone:  # it was killed before it took a step
+            return
         try:
-            services = [self._watched(service) for service in self._services(self._locker)]
-            self._supervisor = supervisor = Supervisor(services)
-            if self._drained:
-                supervisor.drain()
-            await supervisor.run()
+            if self._supervisor is None:  # it started in a frozen machine
+                self.make_services()
+            assert self._supervisor is not None
+            await self._supervisor.run()
         finally:
             self.end()
+
+    def make_services(self) -> None:
+        """Call the user's function, in these surroundings."""
+        self._supervisor = Supervisor([self._watched(service) for service in self._services(self._locker)])
+        self._drain_if_due()
 
     def belongs_to(self, record: Record) -> bool:
         """Whether it plays in the simulation that writes that record."""
         return record is self._record
 
     def drain(self) -> None:
-        self._drained = True
-        if self._supervisor is not None:
+        """Tell it to end; frozen, it hears of that at the thaw."""
+        self._is_to_drain = True
+        self._drain_if_due()
+
+    def _drain_if_due(self) -> None:
+        if self._is_to_drain and self._supervisor is not None and not self.ice.is_frozen:
             self._supervisor.drain()
 
     def freeze(self, now: float) -> None:
@@ -145,6 +153,7 @@ class Process:
     def thaw(self, now: float) -> None:
         self.session.thaw(now)  # first: a task that is thawed finds its lock lost
         self.ice.thaw()
+        self._drain_if_due()
 
     def kill(self) -> None:
         """Let none of its tasks take another step."""
@@ -159,8 +168,6 @@ class Process:
             self.session.end(now)
             for tick, started_at in self._open.values():
                 self._write(tick, started_at, now, None)
-            for tick, started_at, stopped_at in self._stopped.values():
-                self._write(tick, started_at, stopped_at, None)
 
     # What the services take from their surroundings.
 
@@ -174,7 +181,7 @@ class Process:
         return BEGINNING - self._record.began_at + self._wall_offset()
 
     def overhear(self, report: TickReport) -> None:
-        if self.is_gone or self._record.is_closed:
+        if self.is_gone:
             return
         stopped = self._stopped.pop((report.service, report.number), None)
         if stopped is not None:

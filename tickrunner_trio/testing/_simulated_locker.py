@@ -117,10 +117,9 @@ class SimulatedLocker:
             raise DatabaseUnavailableError(f"the session with PostgreSQL was lost: {session.reason}")
 
     async def _release(self, lease: SimulatedLease, backend: Backend) -> None:
-        """Let go of the lock, or wait until its session is closed, which frees it."""
+        """Let go of a lock that is not lost, or wait until its session is closed, which frees it."""
         session = self._session
-        if session.backend is backend and session.state is SessionState.READY:
-            session.ask(self._clock())
+        session.ask(self._clock())
         while session.backend is backend and not (session.state is SessionState.READY and session.is_in_touch):
             await self._waiting.park()
         if session.backend is backend:

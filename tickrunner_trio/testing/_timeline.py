@@ -116,7 +116,8 @@ class Timeline:
         Counted from the beginning of the fault if some replica can go on: it runs, is not frozen, is not cut off from
         the locks, and the server is there. Else from the moment at which one can. Each further fault starts the count
         anew; what comes less than ``seconds`` before the next fault or the end is not judged. The beginning of the
-        timeline counts as a fault, a `ClockOffset` and a `Start` do not.
+        timeline counts as a fault, a `ClockOffset` and a `Start` do not. A run that is under way all that time is no
+        lack of runs.
 
         Args:
             seconds: more than the longest interval and the lease, since nothing runs sooner.

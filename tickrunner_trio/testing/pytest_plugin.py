@@ -39,12 +39,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Show what the fixtures have seen in the report of a test that fails."""
     report = yield
     if report.when == "call" and report.failed:
-        report.sections += [(heading, text()) for heading, text in item.stash.get(_TO_SHOW, [])]
+        report.sections += [(heading, text()) for heading, text in _shown_of(item)]
     return report
 
 
-def _shown_of(request: pytest.FixtureRequest) -> list[tuple[str, Callable[[], str]]]:
-    return request.node.stash.setdefault(_TO_SHOW, [])
+def _shown_of(item: pytest.Item) -> list[tuple[str, Callable[[], str]]]:
+    return item.stash.setdefault(_TO_SHOW, [])
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def tickrunner_cluster(request: pytest.FixtureRequest) -> Callable[..., Cluster]
     """
     from ._cluster import Cluster
 
-    shown = _shown_of(request)
+    shown = _shown_of(request.node)
 
     class ShownCluster(Cluster):
         async def play(self, seconds: float) -> Timeline:
@@ -75,7 +75,7 @@ def tickrunner_scripted_locker(request: pytest.FixtureRequest) -> Callable[..., 
     """
     from ._scripted import ScriptedLocker
 
-    shown = _shown_of(request)
+    shown = _shown_of(request.node)
 
     def make(*arguments: Any, **options: Any) -> ScriptedLocker:
         locker = ScriptedLocker(*arguments, **options)

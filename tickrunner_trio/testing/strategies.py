@@ -19,11 +19,25 @@ from .._health import WorkerHealth
 from .._lock_ids import MAX_LOCK_ID, MIN_LOCK_ID
 from .._outcome import Outcome
 from ..lockers import MemoryLocker
+from ._fault_plans import fault_plans
 from ._history import Judged
 from ._scripted_callables import ScriptedGate, ScriptedHook, ScriptedWork
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
+
+__all__ = [
+    "configs",
+    "errors",
+    "fault_plans",
+    "healths",
+    "histories",
+    "judged",
+    "lock_ids",
+    "names",
+    "outcomes",
+    "times",
+]
 
 
 def names() -> SearchStrategy[str]:
@@ -240,7 +254,7 @@ _REQUIRED: dict[str, SearchStrategy[Any]] = {
 }
 _OPTIONAL: dict[str, SearchStrategy[Any]] = {
     "lock_id": _LOCK_IDS,
-    "log": st.builds(component_logger, _NAMES),
+    "log": st.builds(component_logger, st.just("sweep")),  # of few names: loggers stay for as long as the process
     "should_run": st.builds(ScriptedGate, answer=st.booleans()) | st.builds(ScriptedGate, error=_ERRORS),
     "startup": _WORKS,
     "on_error": st.builds(ScriptedHook) | st.builds(ScriptedHook, error=_ERRORS),
