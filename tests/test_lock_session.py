@@ -195,7 +195,7 @@ def test_a_loud_end_is_noticed_at_once_and_frees_the_locks_at_once(how: str) -> 
     world.hold()
     world.go_on_to(50)
     if how == "away":
-        world.server.go_away()
+        world.server.go_away(50.0)
     world.session.drop(50.0)
     assert world.work.lost_at == 50
     assert world.freed_at == 50
