@@ -524,6 +524,14 @@ def test_it_refuses_a_clock_that_is_real() -> None:
     trio.run(main)
 
 
+def test_a_run_of_its_own_is_refused_within_another() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"await Cluster\.play"):
+            Cluster(sweeping(at_once)).run(10)
+
+    virtually(main)
+
+
 def test_two_plays_at_once_do_not_touch_each_other() -> None:
     timelines: list[Timeline] = []
 

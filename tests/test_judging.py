@@ -81,7 +81,7 @@ def test_the_same_replica_twice_is_twice() -> None:
 
 def test_a_frozen_run_does_not_run() -> None:
     frozen = Freeze("r1", at=12, seconds=30)
-    timeline(run("r1", 10, 42), run("r2", 30, 40), faults=[frozen]).assert_never_overlapping()
+    timeline(run("r1", 10, 42), run("r2", 30, 60), faults=[frozen]).assert_never_overlapping()
     with pytest.raises(AssertionError, match=r"for 1\.000 s from 0:00:42\.0 on; Freeze\('r1', at=12, seconds=30\)"):
         timeline(run("r1", 10, 43), run("r2", 30, 50), faults=[frozen]).assert_never_overlapping()
 
