@@ -8,6 +8,7 @@ import pytest
 
 from tickrunner_trio import Outcome
 from tickrunner_trio.testing import (
+    ClockOffset,
     DatabaseAway,
     Drain,
     DropSession,
