@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 IN_CI = bool(os.environ.get("CI"))
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
-hypothesis.settings.register_profile("dev", deadline=None)
+# Said, since Hypothesis has an opinion of its own on where it runs.
+hypothesis.settings.register_profile("dev", derandomize=False, deadline=None)
 # For mutmut, by --hypothesis-profile: a failure is all it asks for, however small.
 hypothesis.settings.register_profile(
     "mutants",

@@ -7,6 +7,7 @@ cancelled, so that bugs between two awaits have room.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import logging
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Store:
 
     held: dict[Any, StoreLease] = field(default_factory=dict)
     epochs: dict[Any, int] = field(default_factory=dict)
+    releases: int = 0
 
     def next_epoch(self, key: Any) -> int:
         self.epochs[key] = self.epochs.get(key, 0) + 1
@@ -61,8 +63,8 @@ class Store:
 class HonestLocker:
     """Keeps all promises. The steps are methods, for the others to get wrong."""
 
-    #: The promise that gives a bug away; none here.
-    promise: ClassVar[str | None] = None
+    promise: ClassVar[str | None] = None  #: The promise that gives a bug away; none here.
+    seen: ClassVar[str] = ""  #: What is said of it, where it is not clear from the promise.
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -118,6 +120,7 @@ class HonestLocker:
     def forget(self, lease: StoreLease) -> None:
         if self.store.held.get(lease.key) is lease:
             del self.store.held[lease.key]
+            self.store.releases += 1
 
     def was_told(self, lease: StoreLease) -> None:
         """The store says that the lock is gone."""
@@ -127,9 +130,9 @@ class HonestLocker:
 GALLERY: list[type[HonestLocker]] = []
 
 
-def caught_by(promise: str) -> Callable[[type[HonestLocker]], type[HonestLocker]]:
+def caught_by(promise: str, *, seen: str = "") -> Callable[[type[HonestLocker]], type[HonestLocker]]:
     def hang(locker: type[HonestLocker]) -> type[HonestLocker]:
-        locker.promise = promise
+        locker.promise, locker.seen = promise, seen
         GALLERY.append(locker)
         return locker
 
@@ -253,6 +256,17 @@ class TakesCoroutinesOnly(HonestLocker):
         await super().run(lease, task)
 
 
+@caught_by("fn may be whatever gives an awaitable when it is called with a lease.", seen="and fn ran 0 times")
+class AwaitsCoroutinesOnly(HonestLocker):
+    async def run(self, lease: StoreLease, fn: Any) -> None:
+        async def run(lease: StoreLease) -> None:
+            work = fn(lease)
+            if inspect.iscoroutine(work):
+                await work
+
+        await super().run(lease, run)
+
+
 @caught_by("fn may be whatever gives an awaitable when it is called with a lease.")
 class NamesFnInItsLog(HonestLocker):
     async def run(self, lease: StoreLease, fn: Any) -> None:
@@ -360,6 +374,24 @@ class LetsGoWhatItWasNotGranted(HonestLocker):
             self.store.held.pop(lock_id, None)
 
 
+@caught_by("Who was told False has taken nothing away from the holder.", seen="the lease was lost")
+class DrawsAnEpochForEachQuestion(HonestLocker):
+    """The holder is whoever drew the last one, and those who are told False draw too."""
+
+    async def ask(self, lock_id: int) -> None:
+        await super().ask(lock_id)
+        if lock_id in self.store.held:
+            self.store.next_epoch(lock_id)
+
+    def lease(self, lock_id: int, epoch: int) -> StoreLease:
+        class Lease(StoreLease):
+            @property
+            def lost(self) -> Any:
+                return self.gone or self.epoch < self.locker.store.epochs[self.key]
+
+        return Lease(self, lock_id, epoch)
+
+
 @caught_by("The holder itself is somebody else too: asking again under the lock, it is told False.")
 class IsReentrantForTheTask(HonestLocker):
     holders: ClassVar[dict[StoreLease, trio.lowlevel.Task]] = {}
@@ -385,7 +417,7 @@ class ExpiresWithoutRenewal(HonestLocker):
         return super().grant(lock_id)
 
 
-@caught_by("The lock is held for as long as fn runs.")
+@caught_by("The lock is held for as long as fn runs.", seen="the call returned True")
 class BoundsTheWork(HonestLocker):
     """Its timeout for a question is around the work too."""
 
@@ -400,6 +432,19 @@ class TakesALongHoldForALoss(HonestLocker):
         lease = super().lease(lock_id, epoch)
         lease.scope.deadline = trio.current_time() + 600
         return lease
+
+
+@caught_by("The lock is held for as long as fn runs.", seen="lease.lost was True")
+class JudgesALeaseByItsAge(HonestLocker):
+    """It renews the key, and not its own opinion of when the key expires."""
+
+    def lease(self, lock_id: int, epoch: int) -> StoreLease:
+        class Lease(StoreLease):
+            @property
+            def lost(self) -> Any:
+                return self.gone or trio.current_time() > self.granted_at + 300
+
+        return Lease(self, lock_id, epoch)
 
 
 @caught_by("Of many callers at once, at most one has the lock at a time, and each one that had it is told True.")
@@ -467,6 +512,17 @@ class TakesZeroForNone(HonestLocker):
         return lock_id or object()
 
 
+@caught_by(
+    "Every signed 64-bit integer is a lock: 0, negative ones, the least and the greatest.", seen="asked for the lock 0"
+)
+class NeverLetsGoOfZero(HonestLocker):
+    """Whether there is something to let go of, it asks the id."""
+
+    def forget(self, lease: StoreLease) -> None:
+        if lease.lock_id:
+            super().forget(lease)
+
+
 @caught_by("Every signed 64-bit integer is a lock: 0, negative ones, the least and the greatest.")
 class TakesUnsignedIdsOnly(HonestLocker):
     def key(self, lock_id: int) -> Any:
@@ -525,6 +581,21 @@ class LetsGoOfAllLocks(HonestLocker):
 
     def forget(self, lease: StoreLease) -> None:
         self.store.held.clear()
+
+
+@caught_by("Different ids are different locks, also if they differ in one bit or in the sign only.", seen="lost")
+class TakesAnyReleaseForALoss(HonestLocker):
+    """The store tells of keys that go, and it does not look which."""
+
+    def lease(self, lock_id: int, epoch: int) -> StoreLease:
+        releases_before = self.store.releases
+
+        class Lease(StoreLease):
+            @property
+            def lost(self) -> Any:
+                return self.gone or self.locker.store.releases > releases_before
+
+        return Lease(self, lock_id, epoch)
 
 
 # -- The end of fn ----------------------------------------------------------------------------------------------------
@@ -814,6 +885,7 @@ class DoesTheWorkOfWhoHasGone(HonestLocker):
     """Once asked, it finishes what it was asked for; only the answer is lost."""
 
     async def with_advisory_lock(self, lock_id: int, fn: Any) -> Any:
+        await trio.lowlevel.checkpoint()
         try:
             await self.ask(lock_id)
         except trio.Cancelled:
@@ -829,7 +901,9 @@ class DoesTheWorkOfWhoHasGone(HonestLocker):
         return True
 
 
-@caught_by("Cancelled while it tries a lock that somebody holds, a call takes nothing away from the holder.")
+@caught_by(
+    "Cancelled while it tries a lock that somebody holds, a call takes nothing away from the holder, and gets nothing."
+)
 class CleansUpAfterARival(HonestLocker):
     """Cancelled, it unlocks for safety's sake, whoever holds the lock."""
 
@@ -839,6 +913,28 @@ class CleansUpAfterARival(HonestLocker):
         except trio.Cancelled:
             self.store.held.pop(lock_id, None)
             raise
+
+
+@caught_by(
+    "Cancelled while it tries a lock that somebody holds, a call takes nothing away from the holder, and gets nothing."
+)
+class IsGrantedWhatItNoLongerWants(HonestLocker):
+    """It leaves its place in the queue of the store to nobody."""
+
+    left: ClassVar[dict[tuple[Store, int], StoreLease]] = {}
+
+    async def ask(self, lock_id: int) -> None:
+        try:
+            await super().ask(lock_id)
+        except trio.Cancelled:
+            if lock_id in self.store.held:
+                self.left[self.store, lock_id] = self.lease(lock_id, 0)
+            raise
+
+    def forget(self, lease: StoreLease) -> None:
+        super().forget(lease)
+        if (self.store, lease.lock_id) in self.left:
+            self.store.held[lease.lock_id] = self.left.pop((self.store, lease.lock_id))
 
 
 @caught_by("A cancellation that comes when fn has ended leaves no lock behind, and takes the place of no error.")
@@ -864,10 +960,33 @@ class LetsACancellationHideAnError(HonestLocker):
         await trio.sleep(LETTING_GO)
 
 
+@caught_by(
+    "A cancellation that comes when fn has ended leaves no lock behind, and takes the place of no error.",
+    seen="the call returned False",
+)
+class SaysFalseWhenCancelledAtTheEnd(HonestLocker):
+    async def with_advisory_lock(self, lock_id: int, fn: Any) -> Any:
+        await self.ask(lock_id)
+        lease = self.grant(lock_id)
+        if lease is None:
+            return False
+        try:
+            await self.run(lease, fn)
+        finally:
+            self.forget(lease)
+        try:
+            await trio.sleep(LETTING_GO)
+        except trio.Cancelled:
+            return False
+        return True
+
+
 # -- Losses -----------------------------------------------------------------------------------------------------------
 
 
-@caught_by("A loss cancels fn; lease.lost is true by then, and stays true.")
+@caught_by(
+    "A loss cancels fn; lease.lost is true by then, and stays true.", seen="fn was not cancelled within 120 seconds"
+)
 class NoticesNoLoss(HonestLocker):
     def was_told(self, lease: StoreLease) -> None:
         pass
@@ -914,7 +1033,26 @@ class SaysLostTooLate(HonestLocker):
         return Lease(self, lock_id, epoch)
 
 
-@caught_by("A loss cancels fn; lease.lost is true by then, and stays true.")
+@caught_by("A loss cancels fn; lease.lost is true by then, and stays true.", seen="when the call had come back")
+class ForgetsALossAtTheEnd(HonestLocker):
+    """What is not held is not lost, it thinks."""
+
+    def lease(self, lock_id: int, epoch: int) -> StoreLease:
+        class Lease(StoreLease):
+            ended = False
+
+            @property
+            def lost(self) -> Any:
+                return self.gone and not self.ended
+
+        return Lease(self, lock_id, epoch)
+
+    def forget(self, lease: Any) -> None:
+        super().forget(lease)
+        lease.ended = True
+
+
+@caught_by("A loss cancels fn; lease.lost is true by then, and stays true.", seen="cancelled more than fn")
 class CancelsMoreThanFn(HonestLocker):
     """The only scope that it finds is that of the nursery in which its caller runs."""
 
@@ -1018,6 +1156,45 @@ class CountsEpochsFromOneAfterALoss(HonestLocker):
     def was_told(self, lease: StoreLease) -> None:
         super().was_told(lease)
         self.store.epochs.clear()
+
+
+@caught_by(
+    "After a loss the lock can be had again; the lost lease stays lost, and its epoch is outdone.", seen="the new lease"
+)
+class TakesTheNextLeaseForLostToo(HonestLocker):
+    """A flag of its session, which nobody takes down."""
+
+    was_lost = False
+
+    def was_told(self, lease: StoreLease) -> None:
+        super().was_told(lease)
+        self.was_lost = True
+
+    def lease(self, lock_id: int, epoch: int) -> StoreLease:
+        class Lease(StoreLease):
+            @property
+            def lost(self) -> Any:
+                return self.gone or self.locker.was_lost  # type: ignore[attr-defined]
+
+        return Lease(self, lock_id, epoch)
+
+
+@caught_by(
+    "After a loss the lock can be had again; the lost lease stays lost, and its epoch is outdone.", seen="had the lock"
+)
+class ExcludesNobodyAfterALoss(HonestLocker):
+    """Its book of what it holds is gone with its session."""
+
+    was_lost = False
+
+    def was_told(self, lease: StoreLease) -> None:
+        super().was_told(lease)
+        self.was_lost = True
+
+    def grant(self, lock_id: int) -> StoreLease | None:
+        return super().grant(lock_id) or (
+            self.lease(lock_id, self.store.next_epoch(lock_id)) if self.was_lost else None
+        )
 
 
 @caught_by("LockLostError is raised for a loss also if fn resists its cancellation and returns.")

@@ -1,79 +1,34 @@
-"""A locker whose every step a test decides, and the few lines in which tests of services set up and run one."""
+"""The few lines in which tests of services set one up on a `ScriptedLocker` and run it in virtual time."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.testing import MockClock
 
-from tickrunner_trio import Config, LockLostError, Service
+from tickrunner_trio import Config, Service
+from tickrunner_trio.testing import Grant, ScriptedLocker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tickrunner_trio import Lease
+    from tickrunner_trio.testing import Step
 
 
-class ScriptedLease:
-    """Lost when its scope is cancelled, so that the two never differ."""
-
-    def __init__(self, lock_id: int, scope: trio.CancelScope) -> None:
-        self.lock_id = lock_id
-        self.epoch: int | None = 7
-        self._scope = scope
-
-    @property
-    def lost(self) -> bool:
-        return self._scope.cancel_called
+def always(step: Step) -> ScriptedLocker:
+    """A locker that does the same at each attempt. Its first epoch is one that nothing else counts to by chance."""
+    return ScriptedLocker(otherwise=step, first_epoch=7)
 
 
-@dataclass(eq=False)
-class ScriptedLocker:
-    """Grants every lock, unless told otherwise, and writes down what happens, with Trio's time."""
-
-    busy: bool = False  #: Somebody else holds the lock.
-    refuses: BaseException | None = None  #: Raised instead of an answer.
-    answers_after: float = 0.0  #: Seconds that trying the lock takes.
-    loses_after: float = math.inf  #: Seconds from the grant to the loss of the lock.
-    fails_to_unlock: BaseException | None = None  #: Raised after ``fn`` has stopped.
-    events: list[tuple[str, float]] = field(default_factory=list)
-    held: bool = False
-
-    def note(self, event: str) -> None:
-        self.events.append((event, trio.current_time()))
-
-    @property
-    def names(self) -> list[str]:
-        return [event for event, _ in self.events]
-
-    async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
-        await trio.sleep(self.answers_after)
-        if self.refuses is not None:
-            raise self.refuses
-        if self.busy or self.held:
-            return False
-        self.held = True
-        self.note("locked")
-        try:
-            with trio.CancelScope(deadline=trio.current_time() + self.loses_after) as scope:
-                lease = ScriptedLease(lock_id, scope)
-                await fn(lease)
-            if lease.lost:
-                raise LockLostError("scripted loss")
-        finally:
-            self.held = False
-            self.note("unlocked")
-        if self.fails_to_unlock is not None:
-            raise self.fails_to_unlock
-        return True
+def names(locker: ScriptedLocker) -> list[str]:
+    """What happened, without the times."""
+    return [event for event, _ in locker.events]
 
 
 def service(work: Any, locker: Any = None, *, telemetry: Any = None, **fields: Any) -> Service:
     """A service named "sweep", every 10 seconds, unless told otherwise; ``telemetry`` is for `Service` itself."""
-    fields = {"name": "sweep", "interval": 10, "locker": ScriptedLocker() if locker is None else locker, **fields}
+    fields = {"name": "sweep", "interval": 10, "locker": always(Grant()) if locker is None else locker, **fields}
     return Service(Config(work=work, **fields), **(telemetry or {}))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import outcome
 import pytest
 import trio
-from scripted import ScriptedLease, ScriptedLocker, service, virtually
+from scripted import always, names, service, virtually
 
 from tickrunner_trio import (
     DatabaseUnavailableError,
@@ -22,6 +23,7 @@ from tickrunner_trio import (
     TickReport,
     request_id,
 )
+from tickrunner_trio.testing import Busy, Fails, Grant, ScriptedLocker, Unavailable
 
 
 async def nothing(tick: Tick) -> None:
@@ -30,7 +32,7 @@ async def nothing(tick: Tick) -> None:
 
 def tick_of(work: Any, locker: Any = None, **fields: Any) -> TickReport:
     """Force one tick in a Trio run of its own and return its report, after a look at what must hold for each."""
-    locker = locker or ScriptedLocker()
+    locker = locker or always(Grant())
     subject = service(work, locker, **fields)
 
     async def main() -> TickReport:
@@ -99,7 +101,7 @@ def test_work_whose_lock_is_lost_is_lock_lost_and_cancelled() -> None:
         finally:
             stopped.append(trio.current_time())
 
-    report = tick_of(work, ScriptedLocker(loses_after=2))
+    report = tick_of(work, always(Grant(lost_after=2)))
     assert report.outcome is Outcome.LOCK_LOST
     assert isinstance(report.error, LockLostError)
     assert stopped == [2.0]
@@ -111,7 +113,7 @@ def test_a_lost_lock_comes_before_the_timeout_and_before_the_error() -> None:
             await trio.sleep(5)
         raise ValueError("late")
 
-    report = tick_of(work, ScriptedLocker(loses_after=1), tick_timeout=2)
+    report = tick_of(work, always(Grant(lost_after=1)), tick_timeout=2)
     assert report.outcome is Outcome.LOCK_LOST
     assert isinstance(report.error, LockLostError)
     assert isinstance(report.error.__cause__, ValueError)
@@ -134,26 +136,26 @@ def test_a_database_outage_out_of_the_work_is_unavailable_and_no_failure() -> No
 
 
 @pytest.mark.parametrize(
-    ("script", "outcome"),
+    ("step", "outcome"),
     [
-        ({"busy": True}, Outcome.BUSY),
-        ({"refuses": DatabaseUnavailableError("away")}, Outcome.UNAVAILABLE),
-        ({"refuses": LockerConfigurationError("a pooler")}, Outcome.LOCKER_ERROR),
-        ({"refuses": OSError("bug")}, Outcome.LOCKER_ERROR),
-        ({"refuses": LockLostError("before the work")}, Outcome.LOCK_LOST),
+        (Busy(), Outcome.BUSY),
+        (Fails(DatabaseUnavailableError("away")), Outcome.UNAVAILABLE),
+        (Fails(LockerConfigurationError("a pooler")), Outcome.LOCKER_ERROR),
+        (Fails(OSError("bug")), Outcome.LOCKER_ERROR),
+        (Fails(LockLostError("before the work")), Outcome.LOCK_LOST),
     ],
 )
 def test_a_locker_that_does_not_grant_decides_the_outcome_and_no_work_runs(
-    script: dict[str, Any], outcome: Outcome
+    step: Busy | Fails, outcome: Outcome
 ) -> None:
     ran: list[Tick] = []
 
     async def work(tick: Tick) -> None:
         ran.append(tick)
 
-    report = tick_of(work, ScriptedLocker(**script))
+    report = tick_of(work, ScriptedLocker([step]))
     assert report.outcome is outcome
-    assert report.error is script.get("refuses")
+    assert report.error is (step.error if isinstance(step, Fails) else None)
     assert report.epoch is None
     assert ran == []
 
@@ -175,7 +177,7 @@ def test_a_locker_that_runs_the_work_twice_is_stopped_and_the_first_judgement_st
 
     class Twice:
         async def with_advisory_lock(self, lock_id: int, fn: Any) -> bool:
-            lease = type("Lease", (), {"lock_id": lock_id, "epoch": None, "lost": False})()
+            lease = SimpleNamespace(lock_id=lock_id, epoch=None, lost=False)
             await fn(lease)
             await fn(lease)
             return True
@@ -188,7 +190,7 @@ def test_a_locker_that_runs_the_work_twice_is_stopped_and_the_first_judgement_st
 
 
 def test_a_closed_gate_is_gated_and_the_lock_is_not_tried() -> None:
-    locker = ScriptedLocker(refuses=AssertionError("tried"))
+    locker = always(Fails(AssertionError("tried")))
     report = tick_of(nothing, locker, should_run=lambda: False)
     assert (report.outcome, report.error) == (Outcome.GATED, None)
 
@@ -203,7 +205,7 @@ def test_a_gate_that_raises_is_failed_and_the_lock_is_not_tried() -> None:
     def gate() -> bool:
         raise error
 
-    report = tick_of(nothing, ScriptedLocker(refuses=AssertionError("tried")), should_run=gate)
+    report = tick_of(nothing, always(Fails(AssertionError("tried"))), should_run=gate)
     assert report.outcome is Outcome.FAILED
     assert report.error is error
 
@@ -235,7 +237,7 @@ def test_the_tick_tells_the_work_what_the_report_tells_the_others() -> None:
     async def work(tick: Tick) -> None:
         seen.append((tick, request_id()))
 
-    report = tick_of(work, ScriptedLocker(answers_after=2), lock_id=-5)
+    report = tick_of(work, always(Grant(answers_after=2)), lock_id=-5)
     [(tick, in_context)] = seen
     for name in ("service", "number", "request_id", "scheduled_at", "started_at", "epoch", "forced"):
         assert getattr(tick, name) == getattr(report, name)
@@ -250,7 +252,7 @@ def test_the_start_is_when_the_lock_was_had_and_the_duration_is_that_of_the_work
     async def work(tick: Tick) -> None:
         await trio.sleep(4)
 
-    report = tick_of(work, ScriptedLocker(answers_after=2))
+    report = tick_of(work, always(Grant(answers_after=2)))
     assert (report.lateness, report.duration) == (2.0, 4.0)
 
 
@@ -264,7 +266,7 @@ def test_a_tick_is_judged_and_reported_before_its_lock_is_let_go(fails: bool) ->
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            observed.append((subject.health().last_outcome, locker.held))
+            observed.append((subject.health().last_outcome, subject.lock_id in locker.held))
 
     log = logging.Logger("order", logging.INFO)
     log.addHandler(Handler())
@@ -280,7 +282,7 @@ def test_a_tick_is_judged_and_reported_before_its_lock_is_let_go(fails: bool) ->
 
     virtually(main)
     assert observed == [(Outcome.FAILED if fails else Outcome.SUCCESS, True)]
-    assert locker.names == ["locked", "unlocked"]
+    assert names(locker) == ["locked", "unlocked"]
 
 
 def test_the_lock_is_let_go_only_after_the_work_has_really_stopped() -> None:
@@ -305,7 +307,7 @@ def test_a_lost_lock_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     async def work(tick: Tick) -> None:
         await trio.sleep(5)
 
-    report = tick_of(work, ScriptedLocker(loses_after=1), on_error=heard.append)
+    report = tick_of(work, always(Grant(lost_after=1)), on_error=heard.append)
     assert heard == [report.error]
     assert report.error is not None
     assert report.error.__cause__ is None, "the work raised nothing but its cancellation"
@@ -316,7 +318,7 @@ def test_a_lost_lock_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_what_the_locker_raises_after_the_judgement_is_logged_and_changes_nothing(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = tick_of(nothing, ScriptedLocker(fails_to_unlock=error))
+    report = tick_of(nothing, always(Grant(fails_to_unlock=error)))
     assert report.outcome is Outcome.SUCCESS
     [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "the tick stands" in record.message
@@ -344,7 +346,7 @@ def test_what_ends_the_program_passes_through_unwrapped_after_the_report_and_the
     with pytest.raises(kind) as caught:
         virtually(subject.tick)
     assert caught.value is error
-    assert locker.names == ["locked", "unlocked"]
+    assert names(locker) == ["locked", "unlocked"]
     assert subject.health().last_outcome is Outcome.FAILED
 
 
@@ -355,7 +357,7 @@ def test_what_ends_the_program_passes_through_a_gate_and_a_locker_too(kind: type
 
     for subject, expected in (
         (service(nothing, should_run=gate), Outcome.FAILED),
-        (service(nothing, ScriptedLocker(refuses=kind())), Outcome.LOCKER_ERROR),
+        (service(nothing, always(Fails(kind()))), Outcome.LOCKER_ERROR),
     ):
         with pytest.raises(kind):
             virtually(subject.tick)
@@ -444,14 +446,7 @@ def test_an_error_of_the_lockers_beside_a_cancellation_does_not_survive_the_canc
 
 
 def test_no_work_begins_under_a_lease_that_is_lost() -> None:
-    class LostAtOnce(ScriptedLocker):
-        async def with_advisory_lock(self, lock_id: int, fn: Any) -> bool:
-            scope = trio.CancelScope()
-            scope.cancel()
-            await fn(ScriptedLease(lock_id, scope))
-            raise LockLostError("at once")
-
-    report = tick_of(raises_assertion, LostAtOnce())
+    report = tick_of(raises_assertion, ScriptedLocker([Grant(lost_after=0)]))
     assert report.outcome is Outcome.LOCK_LOST
     assert isinstance(report.error, LockLostError)
 
@@ -462,17 +457,18 @@ async def raises_assertion(tick: Tick) -> None:
 
 def test_a_drain_in_the_moment_of_the_grant_drops_the_tick() -> None:
     class DrainsFirst(ScriptedLocker):
-        async def with_advisory_lock(self, lock_id: int, fn: Any) -> bool:
+        def note(self, event: str) -> None:
+            super().note(event)
             subject.drain()
-            await fn(ScriptedLease(lock_id, trio.CancelScope()))
-            return True
 
-    subject = service(raises_assertion, DrainsFirst())
+    locker = DrainsFirst()
+    subject = service(raises_assertion, locker)
     assert virtually(subject.tick).outcome is Outcome.CANCELLED
+    assert names(locker) == ["locked", "unlocked"]
 
 
 def test_a_dropped_tick_is_no_failure_even_if_the_locker_raises_on_its_way_out() -> None:
-    class Clumsy(ScriptedLocker):
+    class Clumsy:
         async def with_advisory_lock(self, lock_id: int, fn: Any) -> bool:
             try:
                 await trio.sleep_forever()
@@ -494,12 +490,12 @@ def test_a_dropped_tick_is_no_failure_even_if_the_locker_raises_on_its_way_out()
 def test_a_locker_that_runs_the_work_too_late_is_refused_and_the_first_report_stands() -> None:
     late: list[str] = []
 
-    class TooLate(ScriptedLocker):
+    class TooLate:
         async def with_advisory_lock(self, lock_id: int, fn: Any) -> bool:
             async def afterwards() -> None:
                 await trio.sleep(1)
                 with pytest.raises(RuntimeError, match="too late"):
-                    await fn(ScriptedLease(lock_id, trio.CancelScope()))
+                    await fn(SimpleNamespace(lock_id=lock_id, epoch=None, lost=False))
                 late.append("refused")
 
             nursery.start_soon(afterwards)
@@ -531,7 +527,7 @@ def test_a_locker_that_runs_the_work_too_late_is_refused_and_the_first_report_st
 def test_a_cancelled_tick_is_reported_cancelled_and_leaves_no_lock(
     cancelled_at: float, outcome: Outcome, events: list[str]
 ) -> None:
-    locker = ScriptedLocker(answers_after=2)
+    locker = always(Grant(answers_after=2))
 
     async def work(tick: Tick) -> None:
         await trio.sleep(5)
@@ -547,7 +543,7 @@ def test_a_cancelled_tick_is_reported_cancelled_and_leaves_no_lock(
     virtually(main)
     assert subject.health().last_outcome is outcome
     assert subject.health().state is HealthState.STARTING
-    assert locker.names == events
+    assert names(locker) == events
 
 
 def test_a_cancelled_tick_whose_work_raises_is_cancelled_and_one_that_returns_is_a_success() -> None:
@@ -627,38 +623,38 @@ def test_on_error_takes_the_place_of_the_error_log(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("fields", "script", "kind"),
+    ("fields", "plan", "kind"),
     [
-        ({"tick_timeout": 1}, {}, trio.TooSlowError),
-        ({}, {"loses_after": 1}, LockLostError),
-        ({}, {"refuses": OSError("bug")}, OSError),
-        ({"should_run": lambda: 1 // 0}, {}, ZeroDivisionError),
+        ({"tick_timeout": 1}, [], trio.TooSlowError),
+        ({}, [Grant(lost_after=1)], LockLostError),
+        ({}, [Fails(OSError("bug"))], OSError),
+        ({"should_run": lambda: 1 // 0}, [], ZeroDivisionError),
     ],
 )
 def test_on_error_hears_every_outcome_that_is_an_error(
-    fields: dict[str, Any], script: dict[str, Any], kind: type[BaseException]
+    fields: dict[str, Any], plan: Any, kind: type[BaseException]
 ) -> None:
     heard: list[BaseException] = []
 
     async def work(tick: Tick) -> None:
         await trio.sleep(5)
 
-    assert tick_of(work, ScriptedLocker(**script), on_error=heard.append, **fields).outcome.result == "error"
+    assert tick_of(work, ScriptedLocker(plan), on_error=heard.append, **fields).outcome.result == "error"
     assert [type(error) for error in heard] == [kind]
 
 
 @pytest.mark.parametrize(
-    ("fields", "script"),
+    ("fields", "plan"),
     [
-        ({"should_run": lambda: False}, {}),
-        ({}, {"busy": True}),
-        ({}, {"refuses": DatabaseUnavailableError("away")}),
-        ({}, {}),
+        ({"should_run": lambda: False}, []),
+        ({}, [Busy()]),
+        ({}, [Unavailable("away")]),
+        ({}, []),
     ],
 )
-def test_on_error_does_not_hear_of_skips_and_successes(fields: dict[str, Any], script: dict[str, Any]) -> None:
+def test_on_error_does_not_hear_of_skips_and_successes(fields: dict[str, Any], plan: Any) -> None:
     heard: list[BaseException] = []
-    tick_of(nothing, ScriptedLocker(**script), on_error=heard.append, **fields)
+    tick_of(nothing, ScriptedLocker(plan), on_error=heard.append, **fields)
     assert heard == []
 
 
@@ -674,7 +670,7 @@ def test_a_hook_that_raises_is_logged_and_breaks_nothing(hook: Any, caplog: pyte
         raise OSError
 
     assert tick_of(work, locker, on_error=hook).outcome is Outcome.FAILED
-    assert locker.names == ["locked", "unlocked"]
+    assert names(locker) == ["locked", "unlocked"]
     assert [record.message for record in caplog.records] == ["on_error raised"]
 
 
@@ -687,7 +683,7 @@ def test_a_logger_that_raises_is_reported_and_breaks_nothing(caplog: pytest.LogC
 
     locker = ScriptedLocker()
     assert tick_of(nothing, locker, log=Broken(logging.getLogger("broken"), {})).outcome is Outcome.SUCCESS
-    assert locker.names == ["locked", "unlocked"]
+    assert names(locker) == ["locked", "unlocked"]
     assert "raised" in caplog.records[0].message
 
 
@@ -711,24 +707,20 @@ def test_a_failure_is_logged_once_with_its_traceback_and_its_request_id(caplog: 
     assert fields["outcome"] == "failed"
 
 
-@pytest.mark.parametrize("script", [{"busy": True}, {}])
-def test_a_skip_is_for_debugging_only(script: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("plan", [[Busy()], []])
+def test_a_skip_is_for_debugging_only(plan: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    tick_of(nothing, ScriptedLocker(**script), should_run=lambda: bool(script))
+    tick_of(nothing, ScriptedLocker(plan), should_run=lambda: bool(plan))
     assert [(record.levelname, record.message) for record in caplog.records] == [("DEBUG", "tick skipped")]
 
 
 def test_an_outage_is_warned_of_once_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
-    locker = ScriptedLocker(refuses=DatabaseUnavailableError("away"))
-    subject = service(nothing, locker)
+    away = Unavailable("away")
+    subject = service(nothing, ScriptedLocker([away, away, away, Grant(), Unavailable("away again")]))
 
     async def main() -> None:
-        for _ in range(3):
+        for _ in range(5):
             await subject.tick()
-        locker.refuses = None
-        await subject.tick()
-        locker.refuses = DatabaseUnavailableError("away again")
-        await subject.tick()
 
     virtually(main)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]

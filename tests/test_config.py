@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tickrunner_trio import Config, MemoryLocker, component_logger
+from tickrunner_trio.testing import strategies
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -282,12 +283,13 @@ def test_a_config_is_frozen() -> None:
         config().interval = 5  # type: ignore[misc]
 
 
-@given(st.floats(0, DAYS_366, exclude_min=True))
-def test_replace_changes_one_field_and_keeps_the_others(interval: float) -> None:
-    before = config(tick_timeout=3, cadence="replica", should_run=plain)
-    after = replace(before, interval=interval)
-    assert after.interval == interval
-    assert replace(after, interval=60) == before
+@given(
+    strategies.configs(), strategies.configs(), st.sampled_from([field.name for field in dataclasses.fields(Config)])
+)
+def test_replace_changes_one_field_and_keeps_the_others(before: Config, other: Config, field: str) -> None:
+    after = replace(before, **{field: getattr(other, field)})
+    assert getattr(after, field) == getattr(other, field)
+    assert replace(after, **{field: getattr(before, field)}) == before
 
 
 def test_replace_validates_anew() -> None:

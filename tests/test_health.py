@@ -1,20 +1,18 @@
-"""The health fold against a model that looks at the whole history at each step, and all of its invariants."""
+"""The health fold: all of its promises by the machine that users have too, and each of them once more by hand."""
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tickrunner_trio import HealthState, Outcome, WorkerHealth
 from tickrunner_trio._health import describe_error
+from tickrunner_trio.testing import HealthStateMachine
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-ERRORS = {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOCK_LOST, Outcome.LOCKER_ERROR}
 SKIPS = [Outcome.BUSY, Outcome.GATED, Outcome.UNAVAILABLE, Outcome.CANCELLED]
 STATE_AFTER = {
     Outcome.SUCCESS: HealthState.OK,
@@ -28,72 +26,8 @@ STATE_AFTER = {
 }
 
 
-class HealthMachine(RuleBasedStateMachine):
-    """Times jump back and forth, as a clock that is set does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.health = WorkerHealth("sweep")
-        self.history: list[tuple[Outcome, datetime, str]] = []
-
-    @rule(
-        outcome=st.sampled_from(Outcome),
-        at=st.datetimes(
-            datetime(2000, 1, 1),  # noqa: DTZ001 - the zone comes from `timezones`
-            datetime(2100, 1, 1),  # noqa: DTZ001
-            timezones=st.integers(-23, 23).map(lambda hours: timezone(timedelta(hours=hours))),
-        ),
-        text=st.none() | st.sampled_from(["disk full", "no route", ""]),
-    )
-    def tick(self, outcome: Outcome, at: datetime, text: str | None) -> None:
-        before, copy = self.health, replace(self.health)
-        self.health = before.after(outcome, at=at, error=None if text is None else OSError(text))
-        assert before == copy
-        said = "" if text is None else f"OSError: {text}" if text else "OSError"
-        self.history.append((outcome, at, said))
-
-    @invariant()
-    def the_name_stays(self) -> None:
-        assert self.health.name == "sweep"
-
-    @invariant()
-    def the_fold_is_what_the_history_says(self) -> None:
-        succeeded = [index for index, (outcome, _, _) in enumerate(self.history) if outcome is Outcome.SUCCESS]
-        since = self.history[succeeded[-1] :] if succeeded else self.history
-        errors = [entry for entry in since if entry[0] in ERRORS]
-        assert self.health.consecutive_failures == len(errors)
-        assert self.health.last_error == (errors[-1][2] if errors else "")
-        assert self.health.last_success == max((self.history[index][1] for index in succeeded), default=None)
-        failures = [at for outcome, at, _ in self.history if outcome in ERRORS]
-        assert self.health.last_failure == (failures[-1] if failures else None)
-        assert self.health.last_tick == (self.history[-1][1] if self.history else None)
-        assert self.health.last_outcome == (self.history[-1][0] if self.history else None)
-        told = [outcome for outcome, _, _ in self.history if outcome is not Outcome.CANCELLED]
-        assert self.health.state is (STATE_AFTER[told[-1]] if told else HealthState.STARTING)
-
-    @invariant()
-    def times_are_utc(self) -> None:
-        for at in (self.health.last_success, self.health.last_failure, self.health.last_tick):
-            assert at is None or at.tzinfo is UTC
-
-    @invariant()
-    def without_failures_there_is_no_last_error(self) -> None:
-        assert self.health.consecutive_failures or self.health.last_error == ""
-
-    @invariant()
-    def failing_implies_failures_and_ok_implies_none(self) -> None:
-        if self.health.state is HealthState.FAILING:
-            assert self.health.consecutive_failures > 0
-        if self.health.state is HealthState.OK:
-            assert self.health.consecutive_failures == 0
-
-    @invariant()
-    def the_fold_never_says_stalled(self) -> None:
-        assert self.health.state is not HealthState.STALLED
-
-
-TestTheFoldAgainstItsModel = HealthMachine.TestCase
-TestTheFoldAgainstItsModel.settings = settings(max_examples=40)
+TestTheFoldKeepsAllPromises = HealthStateMachine.TestCase
+TestTheFoldKeepsAllPromises.settings = settings(max_examples=40)
 
 
 def after(*outcomes: Outcome) -> WorkerHealth:
@@ -174,8 +108,9 @@ class OfNoZone(tzinfo):
 
 @pytest.mark.parametrize("at", [AT.replace(tzinfo=None), AT.replace(tzinfo=OfNoZone())])
 def test_a_naive_time_is_refused(at: datetime) -> None:
-    with pytest.raises(ValueError, match=r"^at must be an aware datetime, got datetime.*: use datetime.now\(UTC\)$"):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is below
         WorkerHealth("sweep").after(Outcome.SUCCESS, at=at)
+    assert str(caught.value) == f"at must be an aware datetime, got {at!r}: use datetime.now(UTC)"
 
 
 def test_a_snapshot_is_frozen() -> None:
@@ -183,6 +118,11 @@ def test_a_snapshot_is_frozen() -> None:
     for field in fields(health):
         with pytest.raises(FrozenInstanceError):
             setattr(health, field.name, None)
+
+
+@pytest.mark.parametrize("state", HealthState)
+def test_a_state_prints_as_what_evaluates(state: HealthState) -> None:
+    assert repr(state) == f"HealthState.{state.name}"
 
 
 @pytest.mark.parametrize("state", HealthState)

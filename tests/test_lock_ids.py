@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tickrunner_trio import lock_id_for
 from tickrunner_trio._lock_ids import checked_lock_id
+from tickrunner_trio.testing import strategies
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)))
 
@@ -75,7 +76,7 @@ def test_only_text_has_a_lock_id(arguments: tuple[str, ...], message: str) -> No
         lock_id_for(*arguments)
 
 
-@given(st.integers(-(2**63), 2**63 - 1))
+@given(strategies.lock_ids())
 def test_every_bigint_is_a_lock_id(value: int) -> None:
     assert checked_lock_id(value) == value
 

@@ -34,6 +34,7 @@ def test_a_bug_is_found_by_the_promise_that_it_breaks(kind: type[HonestLocker]) 
     with pytest.raises(BrokenPromiseError) as caught:
         checked(kind)
     assert caught.value.promise == kind.promise, str(caught.value)
+    assert kind.seen in caught.value.seen
 
 
 def test_every_promise_catches_a_bug_that_all_before_it_let_through() -> None:

@@ -79,6 +79,11 @@ def test_outcomes_fold_into_the_three_results_of_the_go_dashboards() -> None:
 
 
 @pytest.mark.parametrize("outcome", Outcome)
+def test_an_outcome_prints_as_what_evaluates(outcome: Outcome) -> None:
+    assert repr(outcome) == f"Outcome.{outcome.name}"
+
+
+@pytest.mark.parametrize("outcome", Outcome)
 def test_an_outcome_is_its_name_in_lower_case(outcome: Outcome) -> None:
     assert outcome.name.isupper()
     assert str(outcome) == outcome == outcome.value == outcome.name.lower()

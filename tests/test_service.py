@@ -11,7 +11,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import ScriptedLocker, run_for, service, virtually
+from scripted import always, names, run_for, service, virtually
 
 from tickrunner_trio import (
     Config,
@@ -26,6 +26,7 @@ from tickrunner_trio import (
     request_id,
 )
 from tickrunner_trio._schedule import Schedule
+from tickrunner_trio.testing import Busy, Fails, Grant, ScriptedLocker
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_a_service_that_always_overruns_ticks_back_to_back_and_never_in_a_burst(
 
 @pytest.mark.usefixtures("no_jitter")
 def test_after_a_success_the_lock_is_held_until_nine_tenths_of_the_interval_from_the_start() -> None:
-    locker = ScriptedLocker(answers_after=0.5)
+    locker = always(Grant(answers_after=0.5))
     virtually(run_for, 10, service(Diary(2), locker))
     assert locker.events == [("locked", 0.5), ("unlocked", 9.5)]
 
@@ -198,7 +199,7 @@ def test_a_failing_replica_does_not_starve_one_that_can_do_the_work() -> None:
 @pytest.mark.usefixtures("no_jitter")
 def test_a_lock_lost_in_the_hold_is_logged_and_the_tick_stands(caplog: pytest.LogCaptureFixture) -> None:
     work = Diary(1)
-    subject = service(work, ScriptedLocker(loses_after=5))
+    subject = service(work, always(Grant(lost_after=5)))
     virtually(run_for, 15, subject)
     assert work.starts == [0, 10]
     assert subject.health().state is HealthState.OK
@@ -239,7 +240,7 @@ def test_startup_runs_at_the_entry_is_the_intervals_run_and_holds() -> None:
 @pytest.mark.usefixtures("half_jitter")
 def test_the_first_slot_is_one_interval_after_the_start_of_a_startup_that_waited_for_its_lock() -> None:
     work = Diary()
-    virtually(run_for, 25, service(work, ScriptedLocker(answers_after=0.5), startup=Diary()))
+    virtually(run_for, 25, service(work, always(Grant(answers_after=0.5)), startup=Diary()))
     assert [tick.scheduled_at - work.ticks[0].scheduled_at for tick in work.ticks] == [
         timedelta(0),
         timedelta(seconds=10),
@@ -249,13 +250,13 @@ def test_the_first_slot_is_one_interval_after_the_start_of_a_startup_that_waited
 
 @pytest.mark.usefixtures("half_jitter")
 def test_startup_that_finds_the_lock_busy_is_done_and_the_jittered_slots_follow() -> None:
-    locker, startup, work = ScriptedLocker(busy=True), Diary(), Diary()
+    locker, startup, work = always(Busy()), Diary(), Diary()
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(service(work, locker, startup=startup).run)
             await trio.sleep(1)
-            locker.busy = False
+            locker.otherwise = Grant()
             await trio.sleep(22)
             nursery.cancel_scope.cancel()
 
@@ -266,13 +267,13 @@ def test_startup_that_finds_the_lock_busy_is_done_and_the_jittered_slots_follow(
 
 @pytest.mark.usefixtures("half_jitter")
 def test_with_the_cadence_replica_a_busy_startup_is_tried_again_and_a_success_shifts_no_slot() -> None:
-    locker, startup, work = ScriptedLocker(busy=True), Diary(), Diary()
+    locker, startup, work = always(Busy()), Diary(), Diary()
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(service(work, locker, startup=startup, cadence="replica").run)
             await trio.sleep(1)
-            locker.busy = False
+            locker.otherwise = Grant()
             await trio.sleep(22)
             nursery.cancel_scope.cancel()
 
@@ -283,16 +284,16 @@ def test_with_the_cadence_replica_a_busy_startup_is_tried_again_and_a_success_sh
 
 @pytest.mark.usefixtures("half_jitter")
 @pytest.mark.parametrize(
-    "script", [{"refuses": DatabaseUnavailableError("away")}, {"refuses": OSError("bug")}, {"loses_after": 0.5}]
+    "step", [Fails(DatabaseUnavailableError("away")), Fails(OSError("bug")), Grant(lost_after=0.5)]
 )
-def test_startup_that_did_not_run_is_tried_again_in_place_of_each_slot(script: dict[str, Any]) -> None:
-    locker, startup, work = ScriptedLocker(**script), Diary(1), Diary(1)
+def test_startup_that_did_not_run_is_tried_again_in_place_of_each_slot(step: Fails | Grant) -> None:
+    locker, startup, work = always(step), Diary(1), Diary(1)
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(service(work, locker, startup=startup).run)
             await trio.sleep(5)
-            locker.refuses, locker.loses_after = None, float("inf")
+            locker.otherwise = Grant()
             await trio.sleep(30)
             nursery.cancel_scope.cancel()
 
@@ -348,7 +349,7 @@ def test_a_forced_tick_shifts_no_schedule_and_lets_its_lock_go_at_once() -> None
 
 @pytest.mark.usefixtures("no_jitter")
 def test_a_forced_tick_in_the_hold_runs_under_the_same_lock_and_moves_its_end_not_at_all() -> None:
-    locker, work = ScriptedLocker(), Diary(1)
+    locker, work = always(Grant()), Diary(1)
     subject = service(work, locker)
 
     async def main() -> None:
@@ -585,7 +586,7 @@ def test_forced_ticks_without_end_do_not_starve_the_slots() -> None:
     ],
 )
 def test_a_drain_lets_work_in_flight_finish_and_nothing_else(drained_at: float, ended_at: float, runs: int) -> None:
-    locker, work = ScriptedLocker(answers_after=0.5), Diary(3)
+    locker, work = always(Grant(answers_after=0.5)), Diary(3)
     subject = service(work, locker)
 
     async def main() -> None:
@@ -732,7 +733,7 @@ def test_a_drained_service_never_works_again() -> None:
 
 @pytest.mark.usefixtures("no_jitter")
 def test_a_forced_tick_without_run_is_dropped_by_a_drain_before_its_work() -> None:
-    subject = service(Diary(), ScriptedLocker(answers_after=5))
+    subject = service(Diary(), always(Grant(answers_after=5)))
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -769,16 +770,16 @@ def test_what_ends_the_program_ends_run_unwrapped_with_the_lock_let_go(kind: typ
     with pytest.raises(kind) as caught:
         virtually(service(Diary(error), locker).run)
     assert caught.value is error
-    assert locker.names == ["locked", "unlocked"]
+    assert names(locker) == ["locked", "unlocked"]
 
 
 @given(cancelled_at=st.floats(0, 40), cadence=st.sampled_from(["cluster", "replica"]), fails=st.booleans())
 def test_run_cancelled_at_any_time_leaves_no_lock(cancelled_at: float, cadence: Any, fails: bool) -> None:
-    locker = ScriptedLocker(answers_after=0.5)
+    locker = always(Grant(answers_after=0.5))
     work = Diary(OSError()) if fails else Diary(3)
     virtually(run_for, cancelled_at, service(work, locker, cadence=cadence, startup=work))
     assert not locker.held
-    assert locker.names == ["locked", "unlocked"] * (len(locker.names) // 2)
+    assert names(locker) == ["locked", "unlocked"] * (len(locker.events) // 2)
 
 
 def test_two_tasks_cannot_run_one_service() -> None:
@@ -843,7 +844,7 @@ def test_health_is_stalled_when_no_outcome_came_for_four_intervals_and_the_timeo
         async with trio.open_nursery() as nursery:
             stuck = service(Diary(1000), name="stuck")
             timed = service(Diary(1000), name="timed", tick_timeout=50)
-            late = service(nothing, ScriptedLocker(answers_after=1000), name="late")
+            late = service(nothing, always(Grant(answers_after=1000)), name="late")
             for each in (stuck, timed, late):
                 await nursery.start(each.run)
             await trio.sleep(39.9)
@@ -886,7 +887,7 @@ def test_a_service_that_is_not_run_is_never_stalled() -> None:
 
 @pytest.mark.usefixtures("no_jitter")
 def test_skips_of_every_kind_keep_a_service_from_being_stalled() -> None:
-    subject = service(nothing, ScriptedLocker(busy=True))
+    subject = service(nothing, always(Busy()))
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from scripted import ScriptedLocker, service, virtually
+from scripted import service, virtually
 from trio.testing import assert_checkpoints
 
 from tickrunner_trio import Config, HealthState, MemoryLocker, Outcome, Service, Supervisor, Tick, lock_id_for
+from tickrunner_trio.testing import ScriptedLocker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

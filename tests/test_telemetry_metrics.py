@@ -17,12 +17,13 @@ import trio
 import trio.lowlevel
 from opentelemetry.sdk.metrics import ObservableCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, HistogramDataPoint, InMemoryMetricReader
-from scripted import ScriptedLocker, run_for, service, virtually
+from scripted import always, run_for, service, virtually
 
 import tickrunner_trio._service
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, Outcome, PostgresLocker, Tick
 from tickrunner_trio._telemetry import _registry
 from tickrunner_trio._telemetry._names import INSTRUMENTS
+from tickrunner_trio.testing import Busy, Fails, Grant, ScriptedLocker
 from tickrunner_trio.testing._memory_telemetry import MemoryMetrics
 
 ALL = {outcome.value for outcome in Outcome}
@@ -78,14 +79,14 @@ def test_a_service_shows_zeros_before_it_has_done_anything(meters: MemoryMetrics
         ("success", {"work": one_second}, 1.0, True),
         ("failed", {"work": fails}, 1.0, True),
         ("timed_out", {"work": hangs, "tick_timeout": 3}, 3.0, True),
-        ("lock_lost", {"work": hangs, "locker": ScriptedLocker(answers_after=0.5, loses_after=2)}, 2.0, True),
+        ("lock_lost", {"work": hangs, "locker": always(Grant(answers_after=0.5, lost_after=2))}, 2.0, True),
         ("unavailable", {"work": finds_no_database}, 0.0, True),
-        ("busy", {"work": one_second, "locker": ScriptedLocker(answers_after=0.5, busy=True)}, 0.5, True),
-        ("locker_error", {"work": hangs, "locker": ScriptedLocker(refuses=LockerConfigurationError())}, 0.0, True),
-        ("unavailable", {"work": hangs, "locker": ScriptedLocker(refuses=DatabaseUnavailableError())}, 0.0, True),
+        ("busy", {"work": one_second, "locker": always(Busy(answers_after=0.5))}, 0.5, True),
+        ("locker_error", {"work": hangs, "locker": always(Fails(LockerConfigurationError()))}, 0.0, True),
+        ("unavailable", {"work": hangs, "locker": always(Fails(DatabaseUnavailableError()))}, 0.0, True),
         ("gated", {"work": one_second, "should_run": lambda: False}, 0.0, False),
         ("failed", {"work": one_second, "should_run": lambda: 1 / 0}, 0.0, False),
-        ("cancelled", {"work": hangs, "locker": ScriptedLocker(answers_after=60)}, 5.0, False),
+        ("cancelled", {"work": hangs, "locker": always(Grant(answers_after=60))}, 5.0, False),
     ],
 )
 def test_each_outcome_is_counted_and_timed_exactly(
@@ -94,7 +95,7 @@ def test_each_outcome_is_counted_and_timed_exactly(
     sweep = service(telemetry=meters.providers, **fields)
     virtually(run_for, 5, sweep)
     seen = meters.of("sweep")
-    waited = fields["locker"].answers_after if acquired and "locker" in fields else 0.0
+    waited = fields["locker"].otherwise.answers_after if acquired and "locker" in fields else 0.0
     started_late = waited if outcome == "lock_lost" else 0.0  # of the others here, the lateness is that of the gate
     assert seen["ticks"] == {**dict.fromkeys(ALL, 0), outcome: 1}
     assert seen["tick.duration"] == {outcome: (1, duration)}

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 from postgres_view import terminate
-from scripted import ScriptedLocker, run_for, service, virtually
+from scripted import always, names, run_for, service, virtually
 
 import tickrunner_trio._service
 from tickrunner_trio import (
@@ -35,6 +35,7 @@ from tickrunner_trio import (
     TickContextFilter,
     component_logger,
 )
+from tickrunner_trio.testing import Busy, Fails, Grant, ScriptedLocker
 from tickrunner_trio.testing._memory_telemetry import MemoryMetrics, MemorySpans
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ SPANS = [
     ),
     (
         "lock_lost",
-        {"work": hangs, "locker": ScriptedLocker(answers_after=0.5, loses_after=2)},
+        {"work": hangs, "locker": always(Grant(answers_after=0.5, lost_after=2))},
         {**RAN, "tick.lateness": 0.5},
         ("tickrunner_trio.LockLostError", "LockLostError: the lock 42 of sweep was lost while its work ran"),
     ),
@@ -112,7 +113,7 @@ SPANS = [
     # The work did not run, and yet it is an error:
     (
         "locker_error",
-        {"work": works, "locker": ScriptedLocker(refuses=LockerConfigurationError("mend it"))},
+        {"work": works, "locker": always(Fails(LockerConfigurationError("mend it")))},
         DID_NOT_RUN,
         ("tickrunner_trio.LockerConfigurationError", "LockerConfigurationError: mend it"),
     ),
@@ -125,9 +126,9 @@ SPANS = [
 ]
 SKIPS = [
     ("gated", {"work": works, "should_run": lambda: False}),
-    ("busy", {"work": works, "locker": ScriptedLocker(answers_after=0.5, busy=True)}),
-    ("unavailable", {"work": works, "locker": ScriptedLocker(refuses=DatabaseUnavailableError())}),
-    ("cancelled", {"work": works, "locker": ScriptedLocker(answers_after=60)}),
+    ("busy", {"work": works, "locker": always(Busy(answers_after=0.5))}),
+    ("unavailable", {"work": works, "locker": always(Fails(DatabaseUnavailableError()))}),
+    ("cancelled", {"work": works, "locker": always(Grant(answers_after=60))}),
 ]
 
 
@@ -197,7 +198,7 @@ def test_a_skipped_tick_has_a_span_if_somebody_asks(
 def test_the_argument_says_more_than_the_environment(
     traces: MemorySpans, monkeypatch: pytest.MonkeyPatch, environment: str | None
 ) -> None:
-    busy = {"work": works, "locker": ScriptedLocker(busy=True)}
+    busy = {"work": works, "locker": always(Busy())}
     monkeypatch.delenv("TICKRUNNER_TRACE_SKIPPED", raising=False)
     if environment is not None:
         monkeypatch.setenv("TICKRUNNER_TRACE_SKIPPED", environment)
@@ -479,7 +480,7 @@ def test_log_and_hook_of_an_error_stand_inside_the_span(traces: MemorySpans, hoo
 def test_an_error_without_work_is_logged_inside_its_span_too(
     traces: MemorySpans, caplog: pytest.LogCaptureFixture
 ) -> None:
-    virtually(traced(traces, works, ScriptedLocker(refuses=LockerConfigurationError())).tick)
+    virtually(traced(traces, works, always(Fails(LockerConfigurationError()))).tick)
     [span] = traces.spans
     [record] = [record for record in caplog.records if record.getMessage() == "pass failed"]
     assert record.__dict__["span_id"] == trace.format_span_id(span.context.span_id)
@@ -703,7 +704,7 @@ def test_a_ctrl_c_in_a_processor_passes_through_after_the_report_and_the_lock(
     sweep = service(works, locker, telemetry={"tracer_provider": provider, **meters.providers})
     with pytest.raises(KeyboardInterrupt):
         virtually(sweep.tick)
-    assert locker.names == ["locked", "unlocked"]
+    assert names(locker) == ["locked", "unlocked"]
     assert {name: count for name, count in meters.of("sweep")["ticks"].items() if count} == {outcome.value: 1}
     assert sweep.health().last_outcome is outcome
 
@@ -712,7 +713,7 @@ def test_a_ctrl_c_in_a_processor_passes_through_after_the_report_and_the_lock(
     ("fields", "outcome"),
     [
         ({"should_run": lambda: 1 / 0}, Outcome.FAILED),
-        ({"locker": ScriptedLocker(refuses=LockerConfigurationError())}, Outcome.LOCKER_ERROR),
+        ({"locker": always(Fails(LockerConfigurationError()))}, Outcome.LOCKER_ERROR),
     ],
 )
 def test_a_ctrl_c_in_a_processor_costs_no_report_of_a_tick_without_work(

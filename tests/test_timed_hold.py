@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from scripted import ScriptedLease, ScriptedLocker, service, virtually
+from scripted import service, virtually
 
 from tickrunner_trio import Outcome
 from tickrunner_trio.abc import TimedLease
@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     from tickrunner_trio import Lease, Tick, TickReport
 
 
-class ScriptedTimedLease(ScriptedLease):
+class TimedLeaseOfATest:
     """Ends by itself, as that of a `PostgresLocker` does in its thread: a little before or after Trio's own timers."""
 
-    def __init__(self, locker: ScriptedTimedLocker, lock_id: int, scope: trio.CancelScope) -> None:
-        super().__init__(lock_id, scope)
+    epoch = None
+
+    def __init__(self, locker: LockerOfTimedLeases, lock_id: int) -> None:
+        self.lock_id = lock_id
         self._locker = locker
         self._ends_at = math.inf
 
     @property
     def lost(self) -> bool:
-        return super().lost or trio.current_time() >= self._ends_at
+        return trio.current_time() >= self._ends_at
 
     def let_go_after(self, seconds: float) -> bool:
         assert not self._locker.works, "there is work under the lock"
@@ -41,21 +43,21 @@ class ScriptedTimedLease(ScriptedLease):
 
 
 @dataclass(eq=False)
-class ScriptedTimedLocker(ScriptedLocker):
+class LockerOfTimedLeases:
     ends_late_by: float = 0.0
     refuses_holds: bool = False
     asked_for: list[tuple[float, float]] = field(default_factory=list)  #: Trio's time, and the seconds.
     works: int = 0
+    events: list[tuple[str, float]] = field(default_factory=list)
 
     async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
-        self.note("locked")
+        self.events.append(("locked", trio.current_time()))
         try:
-            with trio.CancelScope() as scope:
-                lease = ScriptedTimedLease(self, lock_id, scope)
-                assert isinstance(lease, TimedLease)
-                await fn(lease)
+            lease = TimedLeaseOfATest(self, lock_id)
+            assert isinstance(lease, TimedLease)
+            await fn(lease)
         finally:
-            self.note("unlocked")
+            self.events.append(("unlocked", trio.current_time()))
         return True
 
 
@@ -66,7 +68,7 @@ def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.random", lambda: 0.5)
 
 
-def working(locker: ScriptedTimedLocker, *seconds: float, error: Exception | None = None) -> Any:
+def working(locker: LockerOfTimedLeases, *seconds: float, error: Exception | None = None) -> Any:
     """Work that takes so long, one after the other; the last for ever after."""
     takes = list(seconds)
 
@@ -83,7 +85,7 @@ def working(locker: ScriptedTimedLocker, *seconds: float, error: Exception | Non
 
 
 def test_after_a_success_the_lease_is_to_end_nine_tenths_of_the_interval_from_the_start() -> None:
-    locker = ScriptedTimedLocker()
+    locker = LockerOfTimedLeases()
 
     async def main() -> None:
         with trio.move_on_after(15):
@@ -95,7 +97,7 @@ def test_after_a_success_the_lease_is_to_end_nine_tenths_of_the_interval_from_th
 
 
 def test_after_a_failure_it_is_to_end_at_the_random_point() -> None:
-    locker = ScriptedTimedLocker()
+    locker = LockerOfTimedLeases()
 
     async def main() -> None:
         with trio.move_on_after(9):
@@ -108,7 +110,7 @@ def test_after_a_failure_it_is_to_end_at_the_random_point() -> None:
 
 @pytest.mark.parametrize(("cadence", "seconds"), [("replica", 1.0), ("cluster", 9.5)])
 def test_without_a_hold_nothing_is_said(cadence: Any, seconds: float) -> None:
-    locker = ScriptedTimedLocker()
+    locker = LockerOfTimedLeases()
 
     async def main() -> None:
         with trio.move_on_after(9.75):
@@ -121,7 +123,7 @@ def test_without_a_hold_nothing_is_said(cadence: Any, seconds: float) -> None:
 
 @pytest.mark.parametrize("ends_late_by", [0.0, 0.5, -0.5])
 def test_a_hold_is_over_on_trios_clock_whenever_the_lease_really_ends(ends_late_by: float) -> None:
-    locker = ScriptedTimedLocker(ends_late_by=ends_late_by)
+    locker = LockerOfTimedLeases(ends_late_by=ends_late_by)
 
     async def main() -> None:
         with trio.move_on_after(9.75):
@@ -132,7 +134,7 @@ def test_a_hold_is_over_on_trios_clock_whenever_the_lease_really_ends(ends_late_
 
 
 def test_a_forced_tick_takes_the_end_back_while_its_work_runs_and_then_sets_the_same_end_again() -> None:
-    locker = ScriptedTimedLocker()
+    locker = LockerOfTimedLeases()
     reports: list[TickReport] = []
 
     async def main() -> None:
@@ -151,7 +153,7 @@ def test_a_forced_tick_takes_the_end_back_while_its_work_runs_and_then_sets_the_
 
 
 def test_under_a_forced_tick_that_outlasts_the_hold_the_lease_does_not_end() -> None:
-    locker = ScriptedTimedLocker()
+    locker = LockerOfTimedLeases()
     lost: list[bool] = []
 
     async def main() -> None:
@@ -171,7 +173,7 @@ def test_under_a_forced_tick_that_outlasts_the_hold_the_lease_does_not_end() -> 
 
 def test_a_forced_tick_that_comes_when_the_lease_has_just_ended_gets_a_lock_of_its_own() -> None:
     """The thread ends it by its own clock, a little before Trio's timer."""
-    locker = ScriptedTimedLocker(ends_late_by=-0.5)
+    locker = LockerOfTimedLeases(ends_late_by=-0.5)
     reports: list[TickReport] = []
 
     async def main() -> None:
@@ -189,7 +191,7 @@ def test_a_forced_tick_that_comes_when_the_lease_has_just_ended_gets_a_lock_of_i
 
 
 def test_a_lease_that_is_lost_when_the_hold_would_begin_is_not_held_on_to_and_the_next_slot_comes() -> None:
-    locker = ScriptedTimedLocker(refuses_holds=True)
+    locker = LockerOfTimedLeases(refuses_holds=True)
 
     async def main() -> None:
         with trio.move_on_after(15):
@@ -201,7 +203,7 @@ def test_a_lease_that_is_lost_when_the_hold_would_begin_is_not_held_on_to_and_th
 
 
 def test_a_drain_ends_a_hold_before_the_lease_would() -> None:
-    locker = ScriptedTimedLocker()
+    locker = LockerOfTimedLeases()
 
     async def main() -> None:
         sweep = service(working(locker, 0.0), locker)

@@ -12,6 +12,7 @@ from tickrunner_trio import PostgresLocker
 from tickrunner_trio.lockers import _session_thread
 from tickrunner_trio.lockers._lease import LeaseState
 from tickrunner_trio.lockers._lock_book import LockBook
+from tickrunner_trio.lockers._losses import Loss
 
 if TYPE_CHECKING:
     from tickrunner_trio.lockers._lease import PostgresLease
@@ -45,9 +46,9 @@ class CarriesLocksOver(PostgresLocker):
 
 class _CarryingBook(LockBook):
     def lose_session(
-        self, reason: str, refusal: Refusal, *, left: bool, server_has_it: bool
+        self, reason: str, refusal: Refusal, *, left: bool, server_has_it: bool, loss: Loss = Loss.ENDED
     ) -> tuple[list[PostgresLease], list[Answer]]:
-        lost, answers = super().lose_session(reason, refusal, left=left, server_has_it=server_has_it)
+        lost, answers = super().lose_session(reason, refusal, left=left, server_has_it=server_has_it, loss=loss)
         if left:
             return lost, answers
         for lease in lost:

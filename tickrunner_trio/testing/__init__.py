@@ -43,6 +43,7 @@ from ._scripted_callables import ScriptedWork as ScriptedWork
 from ._steps import Busy as Busy
 from ._steps import Fails as Fails
 from ._steps import Grant as Grant
+from ._steps import Step as Step
 from ._steps import Unavailable as Unavailable
 from ._timeline import Run as Run
 from ._timeline import Skip as Skip

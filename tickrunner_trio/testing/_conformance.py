@@ -1,7 +1,7 @@
 """The conformance suite for lockers: each promise of `AdvisoryLocker`, put to a locker of anybody's, without pytest.
 
-The promises are in `_promises` and `_loss_promises`, what they are tried with in `_trial`; here is who calls them, and
-what is told of it.
+The promises are in `_promises`, `_cancellation_promises` and `_loss_promises`, what they are tried with in `_trial`;
+here is who calls them, and what is told of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import trio
 
 from ..abc import AdvisoryLocker
+from ._cancellation_promises import CANCELLATION_PROMISES
 from ._loss_promises import LOSS_PROMISES
 from ._promises import PROMISES
 from ._steps import checked_count, checked_duration
@@ -122,7 +123,7 @@ async def check_advisory_locker(
     checked_count("at_once", at_once)
     checked: list[str] = []
     skipped: list[SkippedPromise] = []
-    for lock_id, promise in enumerate((*PROMISES, *LOSS_PROMISES), _FIRST_LOCK):
+    for lock_id, promise in enumerate((*PROMISES, *CANCELLATION_PROMISES, *LOSS_PROMISES), _FIRST_LOCK):
         if promise.needs_loss and lose is None:
             skipped.append(SkippedPromise(promise.sentence, _NO_LOSE))
             continue
@@ -166,6 +167,7 @@ async def _unkept(promise: Promise, **given: Any) -> UnkeptError | None:
             error = raised  # the nursery would put it into a group
         finally:
             trial.end()
+    error = trial.escaped or error
     if error is not None and not isinstance(error, UnkeptError):
         raise error
     if error is None and not is_over:  # and no scope around the check, or this line would not be reached

@@ -35,7 +35,13 @@ class HealthStateMachine(RuleBasedStateMachine):
     * A snapshot is frozen, and never changes once somebody has it.
 
     A broken promise is an `AssertionError` that says which. To hold a reporter of your own to them, override `start`,
-    `after` and `view`, as far as it differs from `WorkerHealth`::
+    `after` and `view`, as far as it differs from `WorkerHealth`, and `describe` where its ``last_error`` is in other
+    words::
+
+        from hypothesis.stateful import invariant
+        from tickrunner_trio import WorkerHealth
+        from tickrunner_trio.testing import HealthStateMachine
+
 
         class Reporter:
             # Yours: what it keeps, and how, is its own affair.
@@ -81,20 +87,20 @@ class HealthStateMachine(RuleBasedStateMachine):
     history: list[Judged]
     _taken: list[tuple[HealthView, dict[str, object]]]  # each snapshot, and what it said when it was taken
 
-    def start(self, name: str) -> Any:
+    def start(self, name: str, /) -> Any:
         """Return what keeps the health of a service that has not ticked. Called twice, for services of two names."""
         return WorkerHealth(name)
 
-    def after(self, subject: Any, outcome: Outcome, *, at: datetime, error: BaseException | None) -> Any:
+    def after(self, subject: Any, outcome: Outcome, /, *, at: datetime, error: BaseException | None) -> Any:
         """Tell it what came of a tick; return what keeps the health from now on: the same, or another."""
         return subject.after(outcome, at=at, error=error)
 
-    def view(self, subject: Any) -> HealthView:
+    def view(self, subject: Any, /) -> HealthView:
         """Return a snapshot with the fields of `WorkerHealth`."""
         snapshot: HealthView = subject  # a `WorkerHealth` is its own
         return snapshot
 
-    def describe(self, error: BaseException | None) -> str:
+    def describe(self, error: BaseException | None, /) -> str:
         """Return the text that ``last_error`` is to have after an error; "" if it came without an exception."""
         return "" if error is None else describe_error(error)
 

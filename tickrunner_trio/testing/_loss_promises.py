@@ -27,7 +27,7 @@ async def _lost(trial: Trial, work: Callable[[Lease], Awaitable[None]], *, lock_
     call = await trial.begin(work, lock_id=lock_id)
     with trial.in_time("lose did not come back"):
         await trial.lose(trial.locker, call.lock_id)
-    await call.until_back()
+    await call.until_back(patience=2 * trial.patience)  # by then its work has said that it waited for the loss in vain
     return call
 
 
@@ -61,7 +61,6 @@ async def raises_lock_lost(trial: Trial) -> None:
 
     call = await _lost(trial, cleans_up)
     require(isinstance(call.error, LockLostError), f"the lock was lost, and {call.told()}", cause=call.error)
-    require(call.runs == 1, f"the lock was lost, and fn was begun {call.runs} times")
 
 
 @promise("LockLostError is raised for a loss also if fn resists its cancellation and returns.", needs_loss=True)
@@ -71,7 +70,6 @@ async def raises_lock_lost_when_fn_resists(trial: Trial) -> None:
             await trio.lowlevel.checkpoint()
             while not lease.lost:  # noqa: ASYNC110  # a lease has no event for it
                 await trio.sleep(0.01)
-        require(lease.lost is True, f"the lock was lost, and lease.lost was not within {trial.patience:g} seconds")
 
     call = await _lost(trial, resists)
     require(isinstance(call.error, LockLostError), f"the lock was lost, and {call.told()}", cause=call.error)

@@ -1,4 +1,4 @@
-"""The promises of `AdvisoryLocker` and `Lease` that hold whatever befalls the store, in the order of their checks.
+"""The promises of `AdvisoryLocker` and `Lease` about calls that nothing disturbs, in the order of their checks.
 
 The first ones are what the later ones build on, so that the first broken promise is the one to mend first.
 """
@@ -6,8 +6,7 @@ The first ones are what the later ones build on, so that the first broken promis
 from __future__ import annotations
 
 import functools
-import inspect
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -15,26 +14,24 @@ from .._errors import DatabaseUnavailableError, LockerConfigurationError, LockLo
 from .._lock_ids import MAX_LOCK_ID, MIN_LOCK_ID
 from ..abc import Lease
 from ._promise import Promise, promise
-from ._trial import Call, Trial, UnkeptError, checkpoints, nothing, require
+from ._trial import Trial, UnkeptError, checkpoints, nothing, require
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
 # -- What a call says and does -----------------------------------------------------------------------------------------
 
 
 @promise("with_advisory_lock is async and takes lock_id and fn, in this order and by these names.")
 async def takes_what_the_protocol_says(trial: Trial) -> None:
-    calls: tuple[Callable[[], object], ...] = (
+    calls: tuple[Callable[[], Awaitable[bool]], ...] = (
         lambda: trial.locker.with_advisory_lock(trial.lock_id, nothing),
         lambda: trial.locker.with_advisory_lock(lock_id=trial.lock_id, fn=nothing),
     )
     for call in calls:
         with trial.in_time("the call did not come back"):
             try:
-                answer = call()
-                require(inspect.isawaitable(answer), f"the call gave {answer!r}, which cannot be awaited")
-                await cast("Awaitable[bool]", answer)
+                await call()
             except Exception as error:
                 raise UnkeptError(f"called as the protocol says, it raised {error!r}") from error
 
@@ -43,8 +40,8 @@ async def takes_what_the_protocol_says(trial: Trial) -> None:
 async def says_true_when_fn_ran(trial: Trial) -> None:
     call = await trial.here()
     require(call.answer is True, f"the lock was free, and {call.told()}", cause=call.error)
-    require(call.runs == 1, f"the call returned True, and fn was begun {call.runs} times")
-    require(call.completed == 1, "the call returned True, and fn had not run to its end")
+    seen = f"the call returned True, and fn was begun {call.runs} times and ran to its end {call.completed} times"
+    require(call.runs == call.completed == 1, seen)
 
 
 @promise("fn runs in the task of the caller.")
@@ -56,11 +53,11 @@ async def runs_fn_in_the_callers_task(trial: Trial) -> None:
 class _Later:
     """An awaitable that is no coroutine."""
 
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
+    def __init__(self, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._begin = begin
 
-    def __await__(self) -> Generator[Any, None, None]:
-        return nothing(self._lease).__await__()
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._begin().__await__()
 
 
 @promise("fn may be whatever gives an awaitable when it is called with a lease.")
@@ -73,8 +70,7 @@ async def takes_any_fn(trial: Trial) -> None:
             await trio.lowlevel.checkpoint()
 
     def disguised(lease: Lease) -> Awaitable[None]:
-        leases.append(lease)
-        return _Later(lease)
+        return _Later(lambda: Work()(lease))
 
     works: tuple[Callable[[Lease], Awaitable[None]], ...] = (
         Work(),
@@ -88,7 +84,8 @@ async def takes_any_fn(trial: Trial) -> None:
                 answer = await trial.locker.with_advisory_lock(trial.lock_id, work)
             except Exception as error:
                 raise UnkeptError(f"with fn={work!r}, the call raised {error!r}") from error
-            require(answer is True and len(leases) == ran_before + 1, f"with fn={work!r}, the call returned {answer!r}")
+            seen = f"with fn={work!r}, the call returned {answer!r}, and fn ran {len(leases) - ran_before} times"
+            require(answer is True and len(leases) == ran_before + 1, seen)
 
 
 @promise("The lease names the lock, has an epoch that is an int or None, and is not lost while the lock is held.")
@@ -164,8 +161,7 @@ async def excludes_many(trial: Trial) -> None:
         await call.until_back()
         told = f"of {trial.at_once} callers at once, one began fn {call.runs} times, and {call.told()}"
         require(call.runs <= 1 and call.answer is (call.runs == 1), told, cause=call.error)
-    require(inside[1] <= 1, f"{inside[1]} of {trial.at_once} callers had the lock at once")
-    require(inside[1] == 1, f"none of {trial.at_once} callers had the lock")
+    require(inside[1] == 1, f"of {trial.at_once} callers at once, {inside[1]} had the lock at the same time")
 
 
 # -- Lock ids ----------------------------------------------------------------------------------------------------------
@@ -208,10 +204,6 @@ async def holds_many_locks(trial: Trial) -> None:
     ]
     for call in calls:
         await call.until_begun()
-    for call in calls:
-        require(call.lease.lock_id == call.lock_id, f"a lease of the lock {call.lock_id} says {call.lease.lock_id!r}")
-        require(call.lease.lost is False, f"of {trial.at_once} locks that were held at once, {call.lock_id} was lost")
-        call.may_end.set()
     for call in calls:
         await call.end()
 
@@ -302,145 +294,6 @@ async def counts_epochs_up(trial: Trial) -> None:
     require(sorted(set(numbers)) == numbers, f"the epochs of one lock were, in the order of its grants, {numbers}")
 
 
-# -- Cancellation ------------------------------------------------------------------------------------------------------
-
-
-@promise("Cancelling the caller cancels fn, and the cancellation passes through.")
-async def passes_cancellation(trial: Trial) -> None:
-    cancelled: list[bool] = []
-
-    async def work(lease: Lease) -> None:  # noqa: ARG001  # the seam gives it
-        try:
-            await trio.sleep_forever()
-        except trio.Cancelled:
-            cancelled.append(True)
-            raise
-
-    call = await trial.begin(work)
-    call.scope.cancel()
-    await call.until_back()
-    require(cancelled, f"the caller was cancelled, fn was not, and {call.told()}", cause=call.error)
-    require(call.scope.cancelled_caught, f"the caller was cancelled while fn ran, and {call.told()}", cause=call.error)
-
-
-@promise("The lock is let go after fn has been cancelled.")
-async def lets_go_when_cancelled(trial: Trial) -> None:
-    for _ in trial.rivals:
-        call = await trial.begin()
-        call.scope.cancel()
-        await call.until_back()
-        await trial.expect_free_soon("after the caller had been cancelled and fn had stopped")
-
-
-@promise("The lock is let go only after fn has really stopped, however long that takes after a cancellation.")
-async def holds_until_fn_has_stopped(trial: Trial) -> None:
-    async def cleans_up(lease: Lease) -> None:  # noqa: ARG001  # the seam gives it
-        try:
-            await trio.sleep_forever()
-        finally:
-            with trio.CancelScope(shield=True):
-                await trial.expect_busy("while fn cleaned up after a cancellation")
-                await trio.sleep(0.05)
-                await trial.expect_busy("while fn cleaned up after a cancellation")
-
-    call = await trial.begin(cleans_up)
-    call.scope.cancel()
-    await call.until_back()
-    await trial.expect_free_soon("after fn had stopped")
-
-
-@promise("Cancelled before or while it tries the lock, a call leaves no lock behind, and fn does not do its work.")
-async def leaves_no_lock_when_cancelled(trial: Trial) -> None:
-    seconds, _ = await trial.seconds_of_a_call()
-    for count in range(16):
-        call = trial.start(nothing)
-        await checkpoints(count)
-        call.scope.cancel()
-        await _judge_cancelled(trial, call, f"cancelled after {count} checkpoints")
-        require(count > 0 or call.runs == 0, "fn was begun although the caller had been cancelled before the call")
-    for sixteenth in range(17):
-        after = seconds * sixteenth / 16
-        call = trial.start(nothing)
-        call.scope.deadline = trio.current_time() + after
-        await _judge_cancelled(trial, call, f"cancelled after {after:.3g} of {seconds:.3g} seconds")
-
-
-async def _judge_cancelled(trial: Trial, call: Call, when: str) -> None:
-    await call.until_back()
-    is_well = call.scope.cancelled_caught if call.answer is None else call.answer is True
-    require(is_well, f"{when}, {call.told()}", cause=call.error)
-    require(call.answer is None or call.completed, f"{when}, {call.told()} although fn had not run to its end")
-    require(not (call.begun_cancelled and call.completed), f"{when}, fn was begun after that and ran to its end")
-    await trial.expect_free_soon(when)
-
-
-@promise("Cancelled while it tries a lock that somebody holds, a call takes nothing away from the holder.")
-async def keeps_the_lock_when_a_rival_is_cancelled(trial: Trial) -> None:
-    holder = await trial.begin()
-    for count in range(8):
-        for rival in trial.rivals:
-            call = trial.start(nothing, locker=rival)
-            await checkpoints(count)
-            call.scope.cancel()
-            await call.until_back()
-            when = f"a rival was cancelled after {count} checkpoints"
-            require(call.runs == 0, f"{when} and had the lock that somebody held")
-            is_well = call.scope.cancelled_caught if call.answer is None else call.answer is False
-            require(is_well, f"{when}, and {call.told()}", cause=call.error)
-            require(holder.lease.lost is False, f"{when}, and the lease of the holder was lost")
-            await trial.expect_busy(f"after {when}")
-    await holder.end()
-    await trial.expect_free_soon("after the holder had let go")
-
-
-@promise("A cancellation that comes when fn has ended leaves no lock behind, and takes the place of no error.")
-async def lets_go_when_cancelled_at_the_end(trial: Trial) -> None:
-    error = ValueError("fn's own")
-
-    async def fails(lease: Lease) -> None:
-        await nothing(lease)
-        raise error
-
-    _, seconds = await trial.seconds_of_a_call()
-    for work in (nothing, fails):
-        for count in range(-1, 8):
-            await _cancelled_at_the_end(trial, work, f"cancelled {count} checkpoints after the end of fn", count=count)
-        for eighth in range(1, 8):
-            after = seconds * eighth / 8
-            when = f"cancelled {after:.3g} of {seconds:.3g} seconds after the end of fn"
-            await _cancelled_at_the_end(trial, work, when, after=after)
-
-
-async def _cancelled_at_the_end(
-    trial: Trial, work: Callable[[Lease], Awaitable[None]], when: str, *, count: int = 0, after: float = 0.0
-) -> None:
-    """Of -1 checkpoints, the cancellation is the last thing that fn does."""
-
-    async def until_then(lease: Lease) -> None:
-        try:
-            await work(lease)
-        finally:
-            if count < 0:
-                call.scope.cancel()
-            elif after:
-                call.scope.deadline = trio.current_time() + after
-
-    call = trial.start(until_then)
-    await call.until_begun()
-    with trial.in_time("fn did not end"):
-        await call.stopped.wait()
-    await checkpoints(max(count, 0))
-    if not after:
-        call.scope.cancel()
-    await call.until_back()
-    if call.raised is not None:
-        require(call.error is call.raised, f"{when}, which had raised {call.raised!r}, {call.told()}", cause=call.error)
-    else:
-        is_well = call.answer is True or (call.answer is None and call.scope.cancelled_caught)
-        require(is_well, f"{when}, {call.told()}", cause=call.error)
-    await trial.expect_free_soon(when)
-
-
 PROMISES: tuple[Promise, ...] = (
     takes_what_the_protocol_says,
     says_true_when_fn_ran,
@@ -459,12 +312,6 @@ PROMISES: tuple[Promise, ...] = (
     tells_ids_apart,
     counts_epochs_up,
     holds_as_long_as_fn_runs,
-    passes_cancellation,
-    lets_go_when_cancelled,
-    holds_until_fn_has_stopped,
-    leaves_no_lock_when_cancelled,
-    keeps_the_lock_when_a_rival_is_cancelled,
-    lets_go_when_cancelled_at_the_end,
     excludes_many,
     holds_many_locks,
 )

@@ -19,13 +19,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast, overload
 
 import trio
 
 from .._errors import DatabaseUnavailableError, LockLostError
 from .._lock_ids import checked_lock_id
-from ._steps import Busy, Fails, Grant, Step, Unavailable, checked_step
+from ._steps import Fails, Grant, Step, Unavailable, checked_step
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -98,6 +98,13 @@ class ScriptedLocker:
         locker = ScriptedLocker([Unavailable("restarting"), Grant(lost_after=5)])
     """
 
+    # Two, because of {1: [Busy()], 2: [Grant()]} type checkers infer the type from either, and not from their union.
+    @overload
+    def __init__(
+        self, plan: Mapping[int, Iterable[Step]], *, otherwise: Step = ..., first_epoch: int | None = ...
+    ) -> None: ...
+    @overload
+    def __init__(self, plan: Iterable[Step] = ..., *, otherwise: Step = ..., first_epoch: int | None = ...) -> None: ...
     def __init__(
         self,
         plan: Iterable[Step] | Mapping[int, Iterable[Step]] = (),
@@ -139,14 +146,14 @@ class ScriptedLocker:
         return frozenset(self._held)
 
     @property
-    def attempts(self) -> tuple[LockAttempt, ...]:
-        """All attempts so far, in the order in which they asked."""
-        return tuple(self._attempts)
+    def attempts(self) -> list[LockAttempt]:
+        """All attempts so far, in the order in which they asked, each as far as it has come."""
+        return self._attempts.copy()
 
     @property
-    def events(self) -> tuple[tuple[str, float], ...]:
+    def events(self) -> list[tuple[str, float]]:
         """What happened and when, in its order: "locked" and "unlocked", and what the test put between by `note`."""
-        return tuple(self._events)
+        return self._events.copy()
 
     def note(self, event: str) -> None:
         """Write an event of the test's own among `events`, with Trio's time; the locker's own come this way too."""
@@ -193,12 +200,12 @@ class ScriptedLocker:
                 raise step.error
             case Grant() if lock_id not in self._held:
                 await self._run_under(_ScriptedLease(lock_id, next(self._epochs), step.lost_after), fn, place)
-            case Grant() | Busy():
+                if step.fails_to_unlock is not None:
+                    raise step.fails_to_unlock
+                return True
+            case _:  # Busy, or a Grant of what somebody holds
                 self._update(place, answered_at=now, ended_at=now, ended="busy")
                 return False
-        if step.fails_to_unlock is not None:
-            raise step.fails_to_unlock
-        return True
 
     def __repr__(self) -> str:
         return f"<ScriptedLocker: {len(self._attempts)} attempts, {len(self._held)} held>"
@@ -241,7 +248,7 @@ class ScriptedLocker:
 
 
 def _checked_plan(plan: Iterable[Step], field: str) -> tuple[Step, ...]:
-    if isinstance(plan, Grant | Busy | Unavailable | Fails):
+    if isinstance(plan, Step):
         raise TypeError(f"{field} must be an iterable of steps, got {plan!r}: write [{plan!r}], or otherwise={plan!r}")
     return tuple(checked_step(step, f"{field}[{place}]") for place, step in enumerate(plan))
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import KW_ONLY, dataclass
-from typing import TypeAlias
+from dataclasses import dataclass
 
 
-class _PrintsAsWritten:
-    """A repr that leaves out what was left out, so that a plan in a failure message can be pasted into a test."""
+@dataclass(frozen=True, slots=True, repr=False)
+class Step:
+    """What a `ScriptedLocker` does at one attempt: one of `Grant`, `Busy`, `Unavailable` and `Fails`."""
 
-    __slots__ = ()
+    #: Seconds until the answer, in which the caller can be cancelled; inf: it never comes.
+    answers_after: float = dataclasses.field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_seconds("answers_after", self.answers_after)
 
     def __repr__(self) -> str:
+        """Leave out what was left out, so that a plan in a failure message can be pasted into a test."""
         written: list[str] = []
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # each subclass is a dataclass
+        for field in sorted(dataclasses.fields(self), key=lambda field: bool(field.kw_only)):
             value = getattr(self, field.name)
             if value != field.default:
                 shown = "math.inf" if value == math.inf else repr(value)
@@ -23,8 +28,8 @@ class _PrintsAsWritten:
         return f"{type(self).__name__}({', '.join(written)})"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Grant(_PrintsAsWritten):
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class Grant(Step):
     """The lock is had, unless somebody holds it: then the answer is False all the same.
 
     Raises:
@@ -32,20 +37,18 @@ class Grant(_PrintsAsWritten):
         ValueError: a number of seconds is negative or NaN.
     """
 
-    _: KW_ONLY
     lost_after: float = math.inf  #: Seconds from the grant to the loss of the lock; 0: lost when ``fn`` begins.
-    answers_after: float = 0.0  #: Seconds until the answer, in which the caller can be cancelled; inf: never.
     fails_to_unlock: BaseException | None = None  #: Raised when ``fn`` has returned and the lock has been let go.
 
     def __post_init__(self) -> None:
+        Step.__post_init__(self)  # a class with slots is made twice, which super() without arguments does not survive
         _check_seconds("lost_after", self.lost_after)
-        _check_seconds("answers_after", self.answers_after)
         if self.fails_to_unlock is not None:
             _check_exception("fails_to_unlock", self.fails_to_unlock)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Busy(_PrintsAsWritten):
+class Busy(Step):
     """Somebody else holds the lock: False.
 
     Raises:
@@ -53,15 +56,9 @@ class Busy(_PrintsAsWritten):
         ValueError: it is negative or NaN.
     """
 
-    _: KW_ONLY
-    answers_after: float = 0.0  #: As in `Grant`.
-
-    def __post_init__(self) -> None:
-        _check_seconds("answers_after", self.answers_after)
-
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Unavailable(_PrintsAsWritten):
+class Unavailable(Step):
     """Nobody can tell now who holds the lock: a new `DatabaseUnavailableError` with this reason, at each attempt.
 
     Raises:
@@ -70,19 +67,17 @@ class Unavailable(_PrintsAsWritten):
     """
 
     reason: str = "the script says so"  #: The text of the error.
-    _: KW_ONLY
-    answers_after: float = 0.0  #: As in `Grant`.
 
     def __post_init__(self) -> None:
+        Step.__post_init__(self)
         if not isinstance(self.reason, str):
             raise TypeError(
                 f"reason must be a str, got {self.reason!r}: use Fails(error) to raise an error of your own"
             )
-        _check_seconds("answers_after", self.answers_after)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Fails(_PrintsAsWritten):
+class Fails(Step):
     """The locker raises this very error instead of an answer.
 
     Raises:
@@ -91,16 +86,10 @@ class Fails(_PrintsAsWritten):
     """
 
     error: BaseException  #: Any, such as ``LockerConfigurationError("a pooler")`` or ``KeyboardInterrupt()``.
-    _: KW_ONLY
-    answers_after: float = 0.0  #: As in `Grant`.
 
     def __post_init__(self) -> None:
+        Step.__post_init__(self)
         _check_exception("error", self.error)
-        _check_seconds("answers_after", self.answers_after)
-
-
-#: What a plan is made of.
-Step: TypeAlias = Grant | Busy | Unavailable | Fails
 
 
 def checked_step(value: object, field: str) -> Step:

@@ -80,14 +80,15 @@ class Call:
             raise
         except BaseException as error:
             if not self._is_the_lockers(error):
-                raise
+                self._trial.end_with(error)
+                return
             self.error = error
         self.back.set()
         self._begun_or_back.set()
 
-    async def until_back(self) -> None:
+    async def until_back(self, *, patience: float | None = None) -> None:
         """Wait until it has come back, and say what its work found out."""
-        with self._trial.in_time(f"the call for the lock {self.lock_id} did not come back"):
+        with self._trial.in_time(f"the call for the lock {self.lock_id} did not come back", patience):
             await self.back.wait()
         if self._unkept is not None:
             raise self._unkept
@@ -163,7 +164,13 @@ class Trial:
     held_for: float
     at_once: int
     patience: float
+    escaped: BaseException | None = None
     _ends: list[trio.CancelScope] = field(default_factory=list[trio.CancelScope])
+
+    def end_with(self, error: BaseException) -> None:
+        """End all for what is none of the locker's doing, such as a Ctrl-C: raised here, it would come in a group."""
+        self.escaped = error
+        self.end()
 
     def end(self) -> None:
         """End what still runs under a lock, also if the locker shields it from all cancellation."""
@@ -184,11 +191,12 @@ class Trial:
         return (self.locker,) if self.other is None else (self.locker, self.other)
 
     @contextmanager
-    def in_time(self, otherwise: str) -> Generator[None]:
+    def in_time(self, otherwise: str, patience: float | None = None) -> Generator[None]:
         """Bound what is awaited within."""
-        with trio.move_on_after(self.patience) as scope:
+        seconds = self.patience if patience is None else patience
+        with trio.move_on_after(seconds) as scope:
             yield
-        require(not scope.cancelled_caught, f"{otherwise} within {self.patience:g} seconds")
+        require(not scope.cancelled_caught, f"{otherwise} within {seconds:g} seconds")
 
     def start(
         self, work: Work | None = None, *, locker: AdvisoryLocker | None = None, lock_id: int | None = None

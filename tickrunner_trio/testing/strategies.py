@@ -254,7 +254,7 @@ _REQUIRED: dict[str, SearchStrategy[Any]] = {
 }
 _OPTIONAL: dict[str, SearchStrategy[Any]] = {
     "lock_id": _LOCK_IDS,
-    "log": st.builds(component_logger, _NAMES),
+    "log": st.builds(component_logger, st.just("sweep")),  # of few names: loggers stay for as long as the process
     "should_run": st.builds(ScriptedGate, answer=st.booleans()) | st.builds(ScriptedGate, error=_ERRORS),
     "startup": _WORKS,
     "on_error": st.builds(ScriptedHook) | st.builds(ScriptedHook, error=_ERRORS),
