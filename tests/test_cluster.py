@@ -333,6 +333,19 @@ def test_a_process_that_is_killed_behind_a_cut_keeps_its_locks_until_all_of_them
     assert play(for_ever, *faults).holds[0].freed_at == 110
 
 
+def test_a_server_that_goes_away_forgets_also_the_locks_of_those_that_are_no_more() -> None:
+    faults = [Partition("r1", at=100, seconds=50), Kill("r1", at=101), DatabaseAway(at=104, seconds=1)]
+    assert play(for_ever, *faults).holds[0].freed_at == 104
+
+
+def test_a_fault_that_lasts_less_than_the_clock_can_tell_is_over_at_once() -> None:
+    async def main() -> Timeline:
+        await trio.sleep(2.0**40)
+        return await Cluster(sweeping(at_once), replicas=1, faults=[Freeze("r1", at=10, seconds=1e-9)]).play(300)
+
+    assert len(virtually(main).runs) == 5
+
+
 def test_faults_of_one_that_is_gone_do_nothing() -> None:
     faults = [
         *(Kill("r1", at=40), Kill("r1", at=50), Drain("r1", at=60), DropSession("r1", at=70)),
@@ -509,6 +522,14 @@ def test_it_refuses_a_clock_that_is_real() -> None:
             await Cluster(sweeping(at_once)).play(10)
 
     trio.run(main)
+
+
+def test_a_run_of_its_own_is_refused_within_another() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"await Cluster\.play"):
+            Cluster(sweeping(at_once)).run(10)
+
+    virtually(main)
 
 
 def test_two_plays_at_once_do_not_touch_each_other() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tickrunner_trio import Outcome
 from tickrunner_trio.testing import (
+    ClockOffset,
     DatabaseAway,
     Drain,
     DropSession,
@@ -81,7 +82,7 @@ def test_the_same_replica_twice_is_twice() -> None:
 
 def test_a_frozen_run_does_not_run() -> None:
     frozen = Freeze("r1", at=12, seconds=30)
-    timeline(run("r1", 10, 42), run("r2", 30, 40), faults=[frozen]).assert_never_overlapping()
+    timeline(run("r1", 10, 42), run("r2", 30, 60), faults=[frozen]).assert_never_overlapping()
     with pytest.raises(AssertionError, match=r"for 1\.000 s from 0:00:42\.0 on; Freeze\('r1', at=12, seconds=30\)"):
         timeline(run("r1", 10, 43), run("r2", 30, 50), faults=[frozen]).assert_never_overlapping()
 
@@ -218,8 +219,8 @@ def test_a_gap_with_a_fault_in_it_is_not_judged(fault: Any) -> None:
     steady(without=[4], faults=[fault]).assert_once_per_interval()
 
 
-@pytest.mark.parametrize("fault", [Kill("r2", at=150), Kill("r2", at=400)])
-def test_a_fault_that_was_over_long_before_excuses_no_gap(fault: Any) -> None:
+@pytest.mark.parametrize("fault", [Kill("r2", at=150), Kill("r2", at=400), ClockOffset("r1", at=255, seconds=60)])
+def test_a_fault_that_was_over_long_before_or_concerns_no_lock_excuses_no_gap(fault: Any) -> None:
     with pytest.raises(AssertionError, match="did not run"):
         steady(without=[4], faults=[fault]).assert_once_per_interval()
 
@@ -273,6 +274,12 @@ def test_none_in_time_is_none() -> None:
         steady(without=[4, 5], faults=[Kill("r2", at=195)]).assert_recovers_within(120)
     with pytest.raises(AssertionError, match="it succeeded never"):
         steady(without=range(4, 10), faults=[Kill("r2", at=195)]).assert_recovers_within(120)
+
+
+@pytest.mark.parametrize("change", [ClockOffset("r1", at=255, seconds=60), Start("r3", at=255)])
+def test_what_hinders_nobody_gives_no_more_time(change: Any) -> None:
+    with pytest.raises(AssertionError, match=r"after Kill\('r2', at=195\)"):
+        steady(without=[4, 5], faults=[Kill("r2", at=195), change]).assert_recovers_within(120)
 
 
 def test_a_failure_is_no_recovery() -> None:

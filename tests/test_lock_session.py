@@ -7,11 +7,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tickrunner_trio.lockers import _connection, _session_thread
+from tickrunner_trio.lockers._lock_book import LockBook
 from tickrunner_trio.lockers._timing import lease_timing
+from tickrunner_trio.testing import _lock_session
 from tickrunner_trio.testing._lock_server import Hold, LockServer
 from tickrunner_trio.testing._lock_session import LockSession, SessionState
 
@@ -192,7 +195,7 @@ def test_a_loud_end_is_noticed_at_once_and_frees_the_locks_at_once(how: str) -> 
     world.hold()
     world.go_on_to(50)
     if how == "away":
-        world.server.go_away()
+        world.server.go_away(50.0)
     world.session.drop(50.0)
     assert world.work.lost_at == 50
     assert world.freed_at == 50
@@ -260,6 +263,39 @@ def test_epochs_count_up() -> None:
         epochs.append(server.try_lock(backend, LOCK, at))
         server.unlock(backend, LOCK, at)
     assert epochs == [1, 2, 3, 4, 5, 6]
+
+
+@given(
+    lease=st.floats(2, 3600),
+    share=st.floats(0, 0.999),
+    at=st.floats(10_000, 20_000),
+    looked_after=st.floats(0, 1.2),
+)
+def test_its_times_are_those_of_the_real_lock_book(lease: float, share: float, at: float, looked_after: float) -> None:
+    timing = lease_timing(lease)
+    holds: list[Hold] = []
+    server = LockServer(lease, holds.append)
+    chance = Chance(share)
+    session = LockSession(server, "r1", timing, chance=chance, changed=lambda: None)
+    session.started(0.0, cut=0, frozen=0)
+    assert session.backend is not None
+    assert server.try_lock(session.backend, LOCK, 0.0) is not None
+    answered_at = at - share * timing.beat
+    book = LockBook(timing, lambda: at + looked_after * lease, lambda *, at_once: None)
+    book.session_opened(answered_at, lock_table=1000)
+
+    session.cut(at)
+    assert session.next_at() == book.reply_deadline(answered_at + timing.beat)
+    session.freeze(at)
+    assert session.is_expired(at + looked_after * lease) is (book.seconds_left() == 0)
+    server.end_the_silent(at + 2 * lease)
+    assert holds[0].freed_at == book.server_keeps_until()
+
+
+def test_it_waits_between_attempts_as_the_real_thread_does() -> None:
+    assert _lock_session._BACKOFF_SECONDS == _session_thread._BACKOFF_SECONDS
+    assert _lock_session._LONGEST_BACKOFF_SECONDS == _session_thread._LONGEST_BACKOFF_SECONDS
+    assert _lock_session._CONNECT_SECONDS == _connection._CONNECT_SECONDS
 
 
 class Replica:

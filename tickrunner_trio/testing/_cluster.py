@@ -98,9 +98,12 @@ class Cluster:
         Raises:
             TypeError: ``seconds`` is no number.
             ValueError: it is not above 0, or not finite.
+            RuntimeError: called within a Trio run: await `play` there.
             BaseException: what ``services`` raised, or what ended a `tickrunner_trio.Supervisor`, as it is.
         """
         _check_seconds(seconds)
+        if _is_within_a_run():
+            raise RuntimeError("Cluster.run starts a Trio run of its own, and there is one here: await Cluster.play")
         return trio.run(self.play, seconds, clock=MockClock(autojump_threshold=0))
 
     async def play(self, seconds: float) -> Timeline:
@@ -150,6 +153,14 @@ def _checked_faults(faults: Iterable[Fault], replicas: tuple[str, ...]) -> tuple
                     "put a Kill or a Drain in between"
                 )
     return tuple(sorted(checked, key=lambda fault: fault.at))
+
+
+def _is_within_a_run() -> bool:
+    try:
+        trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _check_seconds(seconds: object) -> None:

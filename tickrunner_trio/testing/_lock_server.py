@@ -122,9 +122,14 @@ class LockServer:
             self._freed(hold)
         self._freed = _nobody_hears
 
-    def go_away(self) -> None:
-        """Take no connections from now on; to end the sessions is up to the caller. Each needs a `come_back`."""
+    def go_away(self, now: float) -> None:
+        """End all sessions, and take no connections from now on. Each needs a `come_back`.
+
+        Their clients hear of it by `LockSession.drop`.
+        """
         self._away += 1
+        for backend in set(self._holders.values()):
+            self.end(backend, now)
 
     def come_back(self) -> None:
         self._away -= 1

@@ -22,6 +22,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -117,9 +118,11 @@ class Play:
         chance = random.Random(f"{self._seed} order")
         script: list[tuple[float, float, Callable[[AnyFault, float], None], AnyFault]] = []
         for fault in self._faults:
-            script.append((self._record.began_at + fault.at, chance.random(), self._begin, fault))
-            if ends_at(fault) > fault.at:
-                script.append((self._record.began_at + ends_at(fault), chance.random(), self._end, fault))
+            begin = self._record.began_at + fault.at
+            script.append((begin, chance.random(), self._begin, fault))
+            if isinstance(fault, Freeze | Partition | DatabaseAway):
+                end = max(self._record.began_at + ends_at(fault), math.nextafter(begin, math.inf))
+                script.append((end, chance.random(), self._end, fault))
         script.sort(key=lambda entry: entry[:2], reverse=True)
         for replica in self._replicas.values():
             if is_up_at_first(replica.name, self._faults):
@@ -173,7 +176,7 @@ class Play:
                 self._each(fault.replica, Process.drain)
 
     def _go_away(self, now: float) -> None:
-        self._server.go_away()
+        self._server.go_away(now)
         for process in self._alive():
             process.session.drop(now)
 
