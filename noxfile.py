@@ -45,7 +45,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python that runs nox. Takes pytest's options."""
-    install(session, "test", extras="[demo,otel]")
+    install(session, "test", extras="[demo,otel,testing]")
     session.run("pytest", *PARALLEL, *session.posargs)
 
 
@@ -58,8 +58,9 @@ def tests_all(session: nox.Session) -> None:
 @nox.session
 def tests_lowest(session: nox.Session) -> None:
     """Run the tests with the oldest releases that the library's own bounds allow. Takes pytest's options."""
-    install(session, "test", extras="[demo,otel]")
-    bounds = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["otel"]]
+    install(session, "test", extras="[demo,otel,testing]")
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    bounds = [*PYPROJECT["project"]["dependencies"], *extras["otel"], *extras["testing"]]
     oldest = [bound.replace(">=", "==") for bound in bounds]
     # The C half of psycopg must be of the same release as the rest; the SDK pins the release of its API by itself.
     session.install("--quiet", *oldest, "psycopg[binary]")
@@ -76,7 +77,7 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and report the lines and branches that none of them reached. Takes `coverage report`'s options."""
-    install(session, "coverage", extras="[demo,otel]")
+    install(session, "coverage", extras="[demo,otel,testing]")
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-q")
     session.run("coverage", "combine", "--quiet")
@@ -86,7 +87,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Change the pure modules place by place: each time a test fails, or tests/survivors.toml says why none does."""
-    install(session, "mutants", extras="[demo,otel]")
+    install(session, "mutants", extras="[demo,otel,testing]")
     shutil.rmtree("mutants", ignore_errors=True)  # mutmut lets the verdicts of an earlier run stand, whatever the tests
     session.run("mutmut", "run", *session.posargs)
     session.run("python", "tests/survivors.py")
@@ -105,7 +106,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Hold package, example and benchmarks to mypy strict, the package to pyright strict and complete public types."""
-    install(session, "types", "bench", extras="[demo,otel]")
+    install(session, "types", "bench", extras="[demo,otel,testing]")
     session.run("mypy")
     session.run("mypy", "benchmarks")
     session.run("pyright", "--pythonpath", str(Path(session.virtualenv.bin, "python")))
@@ -115,7 +116,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation into docs/_build; every warning is an error."""
-    install(session, "docs")
+    install(session, "docs", extras="[testing,otel]")
     session.run("sphinx-build", "-q", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build")
     session.log("open docs/_build/index.html")
 
