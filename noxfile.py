@@ -44,7 +44,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python that runs nox. Takes pytest's options."""
-    install(session, "test", extras="[demo,otel]")
+    install(session, "test", extras="[demo,otel,asyncio]")
     session.run("pytest", *PARALLEL, *session.posargs)
 
 
@@ -57,8 +57,9 @@ def tests_all(session: nox.Session) -> None:
 @nox.session
 def tests_lowest(session: nox.Session) -> None:
     """Run the tests with the oldest releases that the library's own bounds allow. Takes pytest's options."""
-    install(session, "test", extras="[demo,otel]")
-    bounds = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["otel"]]
+    install(session, "test", extras="[demo,otel,asyncio]")
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    bounds = [*PYPROJECT["project"]["dependencies"], *extras["otel"], *extras["asyncio"]]
     oldest = [bound.replace(">=", "==") for bound in bounds]
     # The C half of psycopg must be of the same release as the rest; the SDK pins the release of its API by itself.
     session.install("--quiet", *oldest, "psycopg[binary]")
@@ -75,7 +76,7 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and report the lines and branches that none of them reached. Takes `coverage report`'s options."""
-    install(session, "coverage", extras="[demo,otel]")
+    install(session, "coverage", extras="[demo,otel,asyncio]")
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-q")
     session.run("coverage", "combine", "--quiet")

@@ -27,6 +27,7 @@ MODULES = {
         *("lockers._statistics", "lockers._session_thread", "lockers._session", "lockers._connection"),
         "lockers._holders",
     ],
+    "bridges": ["bridges", "_thread_work", "_asyncio_work", "_asyncio_tasks", "_foreign"],
     "contents": [""],  # the package itself
     "edges": ["_cli*", "_demo*", "__main__"],
     "alone": ["_local_postgres", "_postgres_keeper"],
@@ -39,6 +40,7 @@ LAYERS = {
     "observing": ["abc", "pure"],
     "running": ["abc", "pure", "observing"],
     "lockers": ["abc", "pure", "observing"],
+    "bridges": ["abc", "pure", "observing"],
     "contents": ["abc", "pure", "observing", "running", "lockers"],
     "edges": ["contents", "alone"],
     "alone": [],
@@ -49,8 +51,9 @@ PACKAGES = {
     "observing": {"trio"},
     "running": {"trio", "outcome"},
     "lockers": {"trio", "outcome"},
+    "bridges": {"trio", "outcome"},
     "edges": {"trio"},
-    **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_meters", "_registry", "_spans")},
+    **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_events", "_meters", "_registry", "_spans")},
     "_cli_sdk": {"opentelemetry"},
     "lockers._connection": {"psycopg"},
     "_demo": {"psycopg", "rich"},
@@ -183,6 +186,9 @@ def test_the_table_names_no_module_that_is_gone() -> None:
         ("lockers._memory", "from .._service import Service"),
         ("_service", "from opentelemetry import trace"),
         ("_telemetry._names", "from opentelemetry import trace"),
+        ("_service", "from .bridges import thread_work"),
+        ("_thread_work", "from ._service import Service"),
+        ("", "from .bridges import thread_work"),
         ("_cli_run", "from ._service import Service"),
         ("_cli_run", "import rich"),
         ("_local_postgres", "from . import Service"),
@@ -211,4 +217,12 @@ def test_importing_the_package_loads_nothing_that_only_some_need() -> None:
     program = "import sys, tickrunner_trio; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "trio" in loaded
-    assert {"psycopg", "psycopg_binary", "rich", "opentelemetry.sdk", "hypothesis"}.isdisjoint(loaded)
+    assert {
+        "psycopg",
+        "psycopg_binary",
+        "rich",
+        "opentelemetry.sdk",
+        "hypothesis",
+        "trio_asyncio",
+        "asyncio",
+    }.isdisjoint(loaded)
