@@ -8,6 +8,7 @@ service and catches each `Exception`. Nor does a `SystemExit` reach a loop, whic
 from __future__ import annotations
 
 import asyncio
+from _asyncio import _get_running_loop, _set_running_loop  # those of asyncio's own loops, which nobody replaces
 from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
@@ -38,7 +39,7 @@ async def on_trio_asyncio(trio_asyncio: ModuleType, work: Captured) -> BaseExcep
     """Run it on the loop of trio-asyncio's that is open, else on a new one, and wait for it."""
     loop = trio_asyncio.current_loop.get()
     if loop is not None and loop.is_running():
-        return await _ended(loop.run_aio_coroutine, work())
+        return await _ended(loop.run_aio_coroutine, _Steps(work(), loop))
     return await _on_a_new_loop(trio_asyncio, work)
 
 
@@ -50,14 +51,14 @@ async def on_application(loop: asyncio.AbstractEventLoop, work: Captured) -> Bas
 async def _on_a_new_loop(trio_asyncio: ModuleType, work: Captured) -> BaseException | None:
     exits: list[BaseException] = []
     async with trio_asyncio.open_loop() as loop:
-        task = loop.create_task(work())
 
         def exits_with(error: BaseException) -> None:
             exits.append(error)
             task.cancel()
 
-        loop.set_task_factory(partial(_task_without_exit, exits_with))
+        loop.set_task_factory(partial(_task_of_steps, exits_with))
         loop.set_exception_handler(_only_log)
+        task = loop.create_task(work())
         # Captured, so that neither a cancellation nor an error comes out in the group of the loop's nursery.
         result = await outcome.acapture(_ended, loop.run_aio_future, task)
     return exits[0] if exits else result.unwrap()
@@ -102,9 +103,11 @@ class _Errand:
     # In the thread of the loop.
 
     def _begin(self) -> None:
+        coroutine = self._work()
         try:
-            self._task = self._loop.create_task(self._work())
+            self._task = self._loop.create_task(coroutine)
         except BaseException as error:  # noqa: ASYNC103 - of a task factory; raised again on Trio's side
+            coroutine.close()
             self._wake_up(outcome.Error(error))
         else:
             self._task.add_done_callback(lambda task: self._wake_up(outcome.capture(task.result)))
@@ -132,23 +135,32 @@ def _only_log(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     asyncio.BaseEventLoop.default_exception_handler(cast("asyncio.BaseEventLoop", loop), context)
 
 
-def _task_without_exit(
+def _task_of_steps(
     exits_with: Callable[[BaseException], None],
     loop: asyncio.AbstractEventLoop,
     coroutine: Coroutine[Any, Any, Any],
     **more: Any,
 ) -> asyncio.Task[Any]:
-    return asyncio.Task(_WithoutExit(coroutine, exits_with), loop=loop, **more)
+    return asyncio.Task(_Steps(coroutine, loop, exits_with), loop=loop, **more)
 
 
-class _WithoutExit(Coroutine[Any, Any, Any]):
-    """A coroutine that is cancelled where it would exit: a `SystemExit` in a task stops a loop of trio-asyncio's dead.
+class _Steps(Coroutine[Any, Any, Any]):
+    """A coroutine whose every step finds what a loop of trio-asyncio's does not give by itself.
 
-    Who waits for another task of that loop, as its end does, would wait for ever.
+    The running loop: trio-asyncio puts functions of its own in the place of ``asyncio.get_running_loop`` and its kin,
+    and code that was imported before it, such as psycopg's, has the old ones, which look where asyncio's own loops say
+    that they run. And an exit that ends the work rather than the loop: a `SystemExit` in a task would stop that where
+    it stands, and who then waits for another of its tasks, as its end does, would wait for ever.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], exits_with: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        loop: asyncio.AbstractEventLoop,
+        exits_with: Callable[[BaseException], None] | None = None,
+    ) -> None:
         self._coroutine = coroutine
+        self._loop = loop
         self._exits_with = exits_with
 
     def send(self, value: Any) -> Any:
@@ -167,8 +179,14 @@ class _WithoutExit(Coroutine[Any, Any, Any]):
         return getattr(self._coroutine, name)  # what asyncio shows of a task in its logs
 
     def _step(self, step: Callable[..., Any], *args: Any) -> Any:
+        running_before = _get_running_loop()
+        _set_running_loop(self._loop)
         try:
             return step(*args)
         except (KeyboardInterrupt, SystemExit) as error:
+            if self._exits_with is None:
+                raise
             self._exits_with(error)
             raise asyncio.CancelledError from error
+        finally:
+            _set_running_loop(running_before)
