@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import trio
 from trio.testing import MockClock
@@ -41,6 +41,7 @@ class ScriptedLocker:
     fails_to_unlock: BaseException | None = None  #: Raised after ``fn`` has stopped.
     events: list[tuple[str, float]] = field(default_factory=list)
     held: bool = False
+    lease_type: ClassVar[type[ScriptedLease]] = ScriptedLease
 
     def note(self, event: str) -> None:
         self.events.append((event, trio.current_time()))
@@ -59,7 +60,7 @@ class ScriptedLocker:
         self.note("locked")
         try:
             with trio.CancelScope(deadline=trio.current_time() + self.loses_after) as scope:
-                lease = ScriptedLease(lock_id, scope)
+                lease = self.lease_type(lock_id, scope)
                 await fn(lease)
             if lease.lost:
                 raise LockLostError("scripted loss")

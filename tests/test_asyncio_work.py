@@ -1,4 +1,4 @@
-"""`asyncio_work`: a coroutine of asyncio's as work, on each of the loops that it may run on, with libraries for real."""
+"""`asyncio_work`: a coroutine of asyncio's as work, on each loop that it may run on, and with real libraries."""
 
 from __future__ import annotations
 

@@ -105,6 +105,41 @@ def test_work_whose_lock_is_lost_is_lock_lost_and_cancelled() -> None:
     assert stopped == [2.0]
 
 
+@pytest.mark.parametrize("late", [0, 5])
+def test_the_error_of_a_timeout_says_how_long_the_work_took_to_stop(late: int) -> None:
+    async def work(tick: Tick) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(3 + late)
+
+    report = tick_of(work, tick_timeout=3)
+    assert report.duration == 3 + late
+    assert getattr(report.error, "__notes__", []) == ["the work stopped 5.000 s later"] * bool(late)
+    assert str(report.error) == "the work of sweep took longer than tick_timeout=3 seconds"
+
+
+def test_the_error_of_a_loss_says_how_long_the_work_took_to_stop_if_the_lease_knows() -> None:
+    class KnowingLease(ScriptedLease):
+        def lost_for(self) -> float:
+            return 5.0
+
+        def tell_if_overstayed(self, tell: object) -> None:
+            """Nobody does."""
+
+    class Locker(ScriptedLocker):
+        lease_type = KnowingLease
+
+    report = tick_of(nothing_but_shielded_sleep, Locker(loses_after=1))
+    assert report.outcome is Outcome.LOCK_LOST
+    assert getattr(report.error, "__notes__", []) == ["the work stopped 5.000 s later"]
+    report = tick_of(nothing_but_shielded_sleep, ScriptedLocker(loses_after=1))
+    assert not hasattr(report.error, "__notes__")
+
+
+async def nothing_but_shielded_sleep(tick: Tick) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.sleep(6)
+
+
 def test_a_lost_lock_comes_before_the_timeout_and_before_the_error() -> None:
     async def work(tick: Tick) -> None:
         with trio.CancelScope(shield=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, use_span
 from postgres_view import locks, terminate
 from scripted import ScriptedLocker, service
 from telemetry_readers import Traces
@@ -25,6 +26,7 @@ from tickrunner_trio import (
     request_id,
 )
 from tickrunner_trio import _thread_work as module
+from tickrunner_trio._telemetry import _events
 from tickrunner_trio.bridges import thread_work
 
 if TYPE_CHECKING:
@@ -255,6 +257,18 @@ async def test_one_that_does_not_stop_is_a_warning_while_it_goes_on(monkeypatch:
     assert messages[0].startswith("the thread of the work has not stopped 0.05 s after its cancellation")
     [seconds] = stopped_after(records)
     assert seconds >= SOON
+
+
+def test_a_span_that_raises_at_that_disturbs_nobody_and_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    class BrokenSpan(NonRecordingSpan):
+        def add_event(self, *args: Any, **kwargs: Any) -> None:
+            raise ZeroDivisionError
+
+    with use_span(BrokenSpan(INVALID_SPAN_CONTEXT)):
+        _events.thread_stopped(1.0)
+        _events.thread_stopped(1.0)
+    assert [record.name for record in caplog.records] == ["tickrunner_trio.telemetry"]
+    assert "adding an event to a span raised" in caplog.text
 
 
 # Under real locks.

@@ -7,7 +7,7 @@ from opentelemetry.trace import get_current_span
 from ._guard import Guard
 from ._names import STOPPED_AFTER, THREAD_STOPPED
 
-_guard = Guard("the work")
+_guard = Guard("work in a thread")
 
 
 def thread_stopped(seconds: float) -> None:
