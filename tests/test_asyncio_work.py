@@ -17,7 +17,6 @@ import outcome
 import psycopg
 import pytest
 import trio
-import trio_asyncio
 from postgres_view import asked
 from scripted import ScriptedLocker, run_for, service, virtually
 from telemetry_readers import Traces
@@ -31,10 +30,13 @@ if TYPE_CHECKING:
 
     from tickrunner_trio import TickReport
 
+#: Imported as the library does it, without the warnings of Python 3.12 and newer.
+trio_asyncio: Any = module._import_trio_asyncio() if sys.version_info < module.TOO_NEW else None
+
 #: Seconds: soon, where it does not matter how soon.
 SOON = 0.05
 
-pytestmark = pytest.mark.skipif(sys.version_info >= (3, 14), reason="trio-asyncio does not work there")
+pytestmark = pytest.mark.skipif(sys.version_info >= module.TOO_NEW, reason="trio-asyncio does not work there")
 
 
 # The loops that the work may run on. Each of these has one tick of it and returns the report.
