@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 #: Imported as the library does it, without the warnings of Python 3.12 and newer.
 trio_asyncio: Any = module._import_trio_asyncio() if sys.version_info < module.TOO_NEW else None
 
-#: Seconds: soon, where it does not matter how soon.
-SOON = 0.05
+#: Seconds: soon, where it does not matter how soon; and after which something ends that has begun by then.
+SOON, LATER = 0.05, 0.3
 
 pytestmark = pytest.mark.skipif(sys.version_info >= module.TOO_NEW, reason="trio-asyncio does not work there")
 
@@ -151,7 +151,7 @@ def test_its_errors_come_back_as_they_are(tick_of: Any, error: Exception, expect
 @on_each_loop
 @pytest.mark.parametrize("end", ["timeout", "loss"])
 def test_a_timeout_and_a_lost_lock_reach_it_as_one_cancelled_error(tick_of: Any, end: str) -> None:
-    locker = ScriptedLocker(loses_after=SOON) if end == "loss" else ScriptedLocker()
+    locker = ScriptedLocker(loses_after=LATER) if end == "loss" else ScriptedLocker()
     seen: list[str] = []
 
     async def work(tick: Tick) -> None:
@@ -163,7 +163,7 @@ def test_a_timeout_and_a_lost_lock_reach_it_as_one_cancelled_error(tick_of: Any,
             seen.extend(["cleaned up", *locker.names])
             raise
 
-    report = tick_of(work, locker, tick_timeout=SOON if end == "timeout" else None)
+    report = tick_of(work, locker, tick_timeout=LATER if end == "timeout" else None)
     assert report.outcome is (Outcome.TIMED_OUT if end == "timeout" else Outcome.LOCK_LOST)
     assert isinstance(report.error, trio.TooSlowError if end == "timeout" else LockLostError)
     assert seen == ["cancelled", "cleaned up", "locked"]
@@ -180,7 +180,7 @@ def test_what_it_raises_in_answer_is_the_cause(tick_of: Any) -> None:
         finally:
             raise error
 
-    report = tick_of(work, tick_timeout=SOON)
+    report = tick_of(work, tick_timeout=LATER)
     assert report.outcome is Outcome.TIMED_OUT
     assert report.error is not None
     assert report.error.__cause__ is error
@@ -366,6 +366,26 @@ def test_a_task_that_is_cancelled_before_it_begins_is_no_coroutine_that_nobody_a
     assert on_a_new_loop(work).outcome is Outcome.SUCCESS
 
 
+def test_a_task_of_its_loop_is_a_coroutine_like_any_other() -> None:
+    """What libraries and debuggers do with coroutines works on what stands around them."""
+
+    async def child() -> int:
+        await asyncio.sleep(0)
+        return 42
+
+    async def work(tick: Tick) -> None:
+        task = asyncio.create_task(child())
+        coroutine: Any = task.get_coro()
+        assert coroutine.cr_frame is not None
+        assert child.__qualname__ in repr(task)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await type(coroutine)(child(), asyncio.get_running_loop(), exit) == 42
+
+    assert on_a_new_loop(work).outcome is Outcome.SUCCESS
+
+
 def test_what_a_callback_raises_is_logged_and_the_work_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     def callback() -> None:
         raise OSError("in a callback")
@@ -426,6 +446,46 @@ async def test_work_that_is_cancelled_before_its_loop_gets_to_it_never_begins() 
     loop.close()
     assert ran == []
     assert subject.health().last_outcome is Outcome.TIMED_OUT
+
+
+async def test_work_that_ended_when_its_loop_was_closed_may_be_cancelled_before_it_is_known() -> None:
+    loop = asyncio.SelectorEventLoop()
+    subject = service(asyncio_work(nothing, loop=loop))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(subject.tick)
+        await trio.testing.wait_all_tasks_blocked()
+        loop.call_soon(loop.call_soon, loop.call_soon, loop.stop)
+        loop.run_forever()  # without a look at what Trio is told from there
+        loop.close()
+        nursery.cancel_scope.cancel()
+    assert subject.health().last_outcome is Outcome.CANCELLED
+    assert (await subject.tick()).outcome is Outcome.FAILED
+
+
+async def test_an_error_of_the_loop_itself_comes_back_to_work_that_is_cancelled_too() -> None:
+    loop, error = asyncio.SelectorEventLoop(), OSError("no tasks here")
+
+    def factory(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    loop.set_task_factory(factory)
+    reports: list[TickReport] = []
+    subject = service(asyncio_work(nothing, loop=loop), ScriptedLocker(loses_after=SOON))
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def ticking() -> None:
+            reports.append(await subject.tick())
+
+        await trio.sleep(2 * SOON)
+        await trio.testing.wait_all_tasks_blocked()
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    loop.close()
+    [report] = reports
+    assert report.outcome is Outcome.LOCK_LOST
+    assert report.error is not None
+    assert report.error.__cause__ is error
 
 
 def test_an_error_of_the_loop_itself_is_the_works() -> None:
@@ -543,7 +603,7 @@ async def test_it_goes_by_the_name_of_the_function(function: Callable[[Tick], Aw
 
 @pytest.mark.parametrize("function", [None, 3, lambda tick: None, print, Worker])
 def test_what_is_no_async_function_is_refused_with_the_remedy(function: Any) -> None:
-    with pytest.raises(TypeError, match=r"function must be an async function .*, got .* to thread_work"):
+    with pytest.raises(TypeError, match=r"fn must be an async function .*, got .* to thread_work"):
         asyncio_work(function)
 
 

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 #: Seconds until a test gives up on a thread that should have been told, or let go on.
 PATIENCE = 60.0
 
-#: Seconds: soon, where it does not matter how soon.
-SOON = 0.05
+#: Seconds after which something ends that has begun by then.
+SOON = 0.2
 
 
 def ask_until_cancelled() -> None:
@@ -254,7 +254,7 @@ async def test_one_that_does_not_stop_is_a_warning_while_it_goes_on(monkeypatch:
     await service(thread_work(lambda tick: in_time.append(warned.wait(PATIENCE))), tick_timeout=SOON, log=log).tick()
     assert in_time == [True]
     messages = [record.getMessage() for record in records]
-    assert messages[0].startswith("the thread of the work has not stopped 0.05 s after its cancellation")
+    assert messages[0].startswith("the thread of the work has not stopped 0.2 s after its cancellation")
     [seconds] = stopped_after(records)
     assert seconds >= SOON
 
@@ -393,13 +393,13 @@ class AsyncWorker:
 
 @pytest.mark.parametrize("function", [coroutine, functools.partial(coroutine), AsyncWorker()])
 def test_an_async_function_is_refused_with_the_remedy(function: Any) -> None:
-    with pytest.raises(TypeError, match=r"function must be a plain function, got the async .*: give it to Config"):
+    with pytest.raises(TypeError, match=r"fn must be a plain function, got the async .*: give it to Config"):
         thread_work(function)
 
 
 @pytest.mark.parametrize("function", [None, 3, generator])
 def test_what_is_no_function_is_refused_with_the_remedy(function: Any) -> None:
-    with pytest.raises(TypeError, match=r"function must be a plain function .*, got .*: write 'def work"):
+    with pytest.raises(TypeError, match=r"fn must be a plain function .*, got .*: write 'def work"):
         thread_work(function)
 
 

@@ -56,7 +56,7 @@ async def _on_a_new_loop(trio_asyncio: ModuleType, work: Captured) -> BaseExcept
             exits.append(error)
             task.cancel()
 
-        loop.set_task_factory(partial(_task_of_steps, exits_with))
+        loop.set_task_factory(partial(_task_without_exit, exits_with))
         loop.set_exception_handler(_only_log)
         task = loop.create_task(work())
         # Captured, so that neither a cancellation nor an error comes out in the group of the loop's nursery.
@@ -83,6 +83,7 @@ class _Errand:
         self._task: asyncio.Task[BaseException | None] | None = None
         self._token = trio.lowlevel.current_trio_token()
         self._waiting = trio.lowlevel.current_task()
+        self._is_awaited = True
         self._raise_cancelled: Callable[[], NoReturn] | None = None
 
     async def run(self) -> BaseException | None:
@@ -113,7 +114,7 @@ class _Errand:
             self._task.add_done_callback(lambda task: self._wake_up(outcome.capture(task.result)))
 
     def _wake_up(self, result: outcome.Outcome[BaseException | None]) -> None:
-        self._token.run_sync_soon(trio.lowlevel.reschedule, self._waiting, result)
+        self._token.run_sync_soon(self._go_on, result)
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -121,11 +122,16 @@ class _Errand:
 
     # In the thread of Trio.
 
+    def _go_on(self, result: outcome.Outcome[BaseException | None]) -> None:
+        if self._is_awaited:
+            trio.lowlevel.reschedule(self._waiting, result)
+
     def _abort(self, raise_cancelled: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
         self._raise_cancelled = raise_cancelled
         try:
             self._loop.call_soon_threadsafe(self._cancel)
-        except RuntimeError:  # the loop is closed: nothing of the work runs any more
+        except RuntimeError:  # the loop is closed: nothing of the work runs any more, but its end may be on the way
+            self._is_awaited = False
             return trio.lowlevel.Abort.SUCCEEDED
         return trio.lowlevel.Abort.FAILED
 
@@ -135,33 +141,25 @@ def _only_log(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     asyncio.BaseEventLoop.default_exception_handler(cast("asyncio.BaseEventLoop", loop), context)
 
 
-def _task_of_steps(
+def _task_without_exit(
     exits_with: Callable[[BaseException], None],
     loop: asyncio.AbstractEventLoop,
     coroutine: Coroutine[Any, Any, Any],
     **more: Any,
 ) -> asyncio.Task[Any]:
-    return asyncio.Task(_Steps(coroutine, loop, exits_with), loop=loop, **more)
+    return asyncio.Task(_StepsWithoutExit(coroutine, loop, exits_with), loop=loop, **more)
 
 
 class _Steps(Coroutine[Any, Any, Any]):
-    """A coroutine whose every step finds what a loop of trio-asyncio's does not give by itself.
+    """A coroutine whose every step finds its loop of trio-asyncio's where asyncio's own loops say that they run.
 
-    The running loop: trio-asyncio puts functions of its own in the place of ``asyncio.get_running_loop`` and its kin,
-    and code that was imported before it, such as psycopg's, has the old ones, which look where asyncio's own loops say
-    that they run. And an exit that ends the work rather than the loop: a `SystemExit` in a task would stop that where
-    it stands, and who then waits for another of its tasks, as its end does, would wait for ever.
+    trio-asyncio puts functions of its own in the place of ``asyncio.get_running_loop`` and its kin. Code that was
+    imported before it, such as psycopg's, holds on to the old ones, which look there.
     """
 
-    def __init__(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        loop: asyncio.AbstractEventLoop,
-        exits_with: Callable[[BaseException], None] | None = None,
-    ) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> None:
         self._coroutine = coroutine
         self._loop = loop
-        self._exits_with = exits_with
 
     def send(self, value: Any) -> Any:
         return self._step(self._coroutine.send, value)
@@ -169,11 +167,8 @@ class _Steps(Coroutine[Any, Any, Any]):
     def throw(self, *error: Any) -> Any:
         return self._step(self._coroutine.throw, *error)
 
-    def close(self) -> None:
-        self._coroutine.close()
-
     def __await__(self) -> Generator[Any, Any, Any]:
-        return self._coroutine.__await__()
+        return (yield from self._coroutine.__await__())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._coroutine, name)  # what asyncio shows of a task in its logs
@@ -183,10 +178,28 @@ class _Steps(Coroutine[Any, Any, Any]):
         _set_running_loop(self._loop)
         try:
             return step(*args)
-        except (KeyboardInterrupt, SystemExit) as error:
-            if self._exits_with is None:
-                raise
-            self._exits_with(error)
-            raise asyncio.CancelledError from error
         finally:
             _set_running_loop(running_before)
+
+
+class _StepsWithoutExit(_Steps):
+    """Those of a task that is cancelled where it would exit: a `SystemExit` stops a loop of trio-asyncio's for good.
+
+    Whoever then waits for another task of that loop, as its end does, waits for ever.
+    """
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        loop: asyncio.AbstractEventLoop,
+        exits_with: Callable[[BaseException], None],
+    ) -> None:
+        super().__init__(coroutine, loop)
+        self._exits_with = exits_with
+
+    def _step(self, step: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return super()._step(step, *args)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._exits_with(error)
+            raise asyncio.CancelledError from error

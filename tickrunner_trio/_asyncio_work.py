@@ -43,7 +43,7 @@ _ALTERNATIVES = (
 
 
 def asyncio_work(
-    function: Callable[[Tick], Awaitable[object]], *, loop: asyncio.AbstractEventLoop | None = None
+    fn: Callable[[Tick], Awaitable[object]], *, loop: asyncio.AbstractEventLoop | None = None
 ) -> Callable[[Tick], Awaitable[None]]:
     """Let a coroutine function that is written for asyncio be the work of a service.
 
@@ -62,14 +62,14 @@ def asyncio_work(
     a loop that shuts down, becomes a `RuntimeError`. What a callback raises is logged by asyncio, as ever.
 
     Args:
-        function: ``async def function(tick)``; a partial, a method or a callable object too.
+        fn: ``async def fn(tick)``; a partial, a method or a callable object too.
         loop: that of a running application, in this thread or another; None: one of trio-asyncio's.
 
     Returns:
         An async function for ``Config(work=...)``.
 
     Raises:
-        TypeError: ``function`` is no async function, or ``loop`` no loop.
+        TypeError: ``fn`` is no async function, or ``loop`` no loop.
         RuntimeError: without ``loop``: this is Python 3.14 or newer, where trio-asyncio does not work.
         ModuleNotFoundError: without ``loop``: trio-asyncio is not installed.
 
@@ -85,18 +85,18 @@ def asyncio_work(
 
         Config(name="refill", interval=60, locker=locker, work=asyncio_work(refill))
     """
-    if not is_async_callable(function):
+    if not is_async_callable(fn):
         raise TypeError(
-            f"function must be an async function of one argument, the Tick, got {function!r}: "
+            f"fn must be an async function of one argument, the Tick, got {fn!r}: "
             "write 'async def work(tick): ...', or give a plain function to thread_work"
         )
     if loop is None:
-        return _AsyncioWork(function, partial(on_trio_asyncio, _import_trio_asyncio()))
+        return _AsyncioWork(fn, partial(on_trio_asyncio, _import_trio_asyncio()))
     if not isinstance(loop, asyncio.AbstractEventLoop):
         raise TypeError(
             f"loop must be a loop of asyncio, got {loop!r}: use asyncio.get_running_loop(), or leave it out"
         )
-    return _AsyncioWork(function, partial(on_application, loop))
+    return _AsyncioWork(fn, partial(on_application, loop))
 
 
 def _import_trio_asyncio() -> ModuleType:

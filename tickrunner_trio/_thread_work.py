@@ -39,7 +39,7 @@ PATIENCE = 1.0
 
 
 def thread_work(
-    function: Callable[[Tick], object], *, limiter: trio.CapacityLimiter | None = None
+    fn: Callable[[Tick], object], *, limiter: trio.CapacityLimiter | None = None
 ) -> Callable[[Tick], Awaitable[None]]:
     """Let a plain function be the work of a service, in a worker thread.
 
@@ -60,7 +60,7 @@ def thread_work(
     tick's span. A thread that has not stopped after one second is a WARNING at once.
 
     Args:
-        function: ``def function(tick)``; a partial, a method or a callable object too.
+        fn: ``def fn(tick)``; a partial, a method or a callable object too.
         limiter: bounds how many threads run at once, if several services are to share that bound. None: one of its own
             for one thread, which is what one service needs, and takes none of the 40 of Trio's default.
 
@@ -68,7 +68,7 @@ def thread_work(
         An async function for ``Config(work=...)``. One Trio run at a time may use it.
 
     Raises:
-        TypeError: ``function`` is no plain function, or ``limiter`` no `trio.CapacityLimiter`.
+        TypeError: ``fn`` is no plain function, or ``limiter`` no `trio.CapacityLimiter`.
 
     Cancellation handling: as above. Cancelled while it waits for the limiter, it starts no thread.
 
@@ -81,19 +81,18 @@ def thread_work(
 
         Config(name="compact", interval=300, locker=locker, work=thread_work(compact))
     """
-    if is_async_callable(function):
+    if is_async_callable(fn):
         raise TypeError(
-            f"function must be a plain function, got the async {function!r}: "
+            f"fn must be a plain function, got the async {fn!r}: "
             "give it to Config as it is, or to asyncio_work if it is written for asyncio"
         )
-    if yields(function) or not callable(function):
+    if yields(fn) or not callable(fn):
         raise TypeError(
-            f"function must be a plain function of one argument, the Tick, got {function!r}: "
-            "write 'def work(tick): ...'"
+            f"fn must be a plain function of one argument, the Tick, got {fn!r}: write 'def work(tick): ...'"
         )
     if limiter is not None and not isinstance(limiter, trio.CapacityLimiter):
         raise TypeError(f"limiter must be a trio.CapacityLimiter, got {limiter!r}: make one, or leave it out")
-    return _ThreadWork(function, limiter or trio.CapacityLimiter(1))
+    return _ThreadWork(fn, limiter or trio.CapacityLimiter(1))
 
 
 class _ThreadWork(Foreign["Callable[[Tick], object]"]):
