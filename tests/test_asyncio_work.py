@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
 import subprocess
 import sys
@@ -89,6 +90,10 @@ PLACES = [on_a_new_loop, on_an_open_loop, on_the_loop_of_another_thread, as_a_gu
 on_each_loop = pytest.mark.parametrize("tick_of", PLACES)
 
 
+async def note(ran: list[Tick], tick: Tick) -> None:
+    ran.append(tick)
+
+
 @on_each_loop
 def test_it_is_a_task_of_asyncio_and_gets_the_tick(tick_of: Any) -> None:
     seen: list[Tick] = []
@@ -96,8 +101,7 @@ def test_it_is_a_task_of_asyncio_and_gets_the_tick(tick_of: Any) -> None:
     async def work(tick: Tick) -> str:
         assert asyncio.current_task() is not None
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            group.create_task(asyncio.sleep(0))
-        seen.append(tick)
+            group.create_task(note(seen, tick))
         return "dropped"
 
     report = tick_of(work)
@@ -354,11 +358,8 @@ def test_a_task_that_exits_ends_the_program_and_not_the_loop(ended: str) -> None
 
 
 def test_a_task_that_is_cancelled_before_it_begins_is_no_coroutine_that_nobody_awaited() -> None:
-    async def child() -> None:
-        raise AssertionError("begun")
-
     async def work(tick: Tick) -> None:
-        task = asyncio.create_task(child())
+        task = asyncio.create_task(asyncio.sleep(0))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -382,6 +383,9 @@ def test_a_task_of_its_loop_is_a_coroutine_like_any_other() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await type(coroutine)(child(), asyncio.get_running_loop(), exit) == 42
+        inner = child()
+        type(coroutine)(inner, asyncio.get_running_loop(), exit).close()
+        assert inspect.getcoroutinestate(inner) == inspect.CORO_CLOSED
 
     assert on_a_new_loop(work).outcome is Outcome.SUCCESS
 
@@ -431,11 +435,7 @@ async def test_work_whose_loop_was_closed_under_it_can_still_be_cancelled() -> N
 async def test_work_that_is_cancelled_before_its_loop_gets_to_it_never_begins() -> None:
     loop = asyncio.SelectorEventLoop()
     ran: list[Tick] = []
-
-    async def work(tick: Tick) -> None:
-        ran.append(tick)
-
-    subject = service(asyncio_work(work, loop=loop), tick_timeout=SOON)
+    subject = service(asyncio_work(functools.partial(note, ran), loop=loop), tick_timeout=SOON)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(subject.tick)
@@ -491,16 +491,13 @@ async def test_an_error_of_the_loop_itself_comes_back_to_work_that_is_cancelled_
 def test_an_error_of_the_loop_itself_is_the_works() -> None:
     error = OSError("no tasks here")
 
-    async def work(tick: Tick) -> None:
-        raise AssertionError("begun")
-
     async def application() -> TickReport:
         loop = asyncio.get_running_loop()
 
         def factory(*args: Any, **kwargs: Any) -> Any:
             raise error
 
-        subject = service(asyncio_work(work, loop=loop))
+        subject = service(asyncio_work(nothing, loop=loop))
         running = asyncio.ensure_future(asyncio.to_thread(trio.run, subject.tick))
         await asyncio.sleep(0)
         loop.set_task_factory(factory)

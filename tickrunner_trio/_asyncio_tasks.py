@@ -167,6 +167,9 @@ class _Steps(Coroutine[Any, Any, Any]):
     def throw(self, *error: Any) -> Any:
         return self._step(self._coroutine.throw, *error)
 
+    def close(self) -> None:
+        self._coroutine.close()
+
     def __await__(self) -> Generator[Any, Any, Any]:
         return (yield from self._coroutine.__await__())
 

@@ -107,9 +107,6 @@ class _ThreadWork(Foreign["Callable[[Tick], object]"]):
             # Captured, so that neither a cancellation nor an error comes out in the nursery's group.
             result = await outcome.acapture(self._in_thread, tick, vigil)
             vigil.end()
-            # A nursery that has to wait for a child raises the cancellation in a group after all.
-            with trio.CancelScope(shield=True):
-                await vigil.ended.wait()
         vigil.tell_after(result)
         result.unwrap()
 
@@ -127,7 +124,6 @@ class _Vigil:
 
     def __init__(self, tick: Tick) -> None:
         self.thread_has_begun = False
-        self.ended = trio.Event()
         self._tick = tick
         self._thread_has_stopped = trio.Event()
         self._cancelled_at = math.inf
@@ -136,15 +132,11 @@ class _Vigil:
         try:
             await self._thread_has_stopped.wait()
         except trio.Cancelled:  # noqa: ASYNC103 - what the thread does decides what is raised
-            if self._thread_has_stopped.is_set():
-                return  # noqa: ASYNC104 - as above
             self._cancelled_at = trio.current_time()
             with trio.move_on_after(PATIENCE, shield=True):
                 await self._thread_has_stopped.wait()
             if self.thread_has_begun and not self._thread_has_stopped.is_set():
                 self._warn()
-        finally:
-            self.ended.set()
 
     def end(self) -> None:
         """Let `keep` return: the thread has stopped, or never began."""
