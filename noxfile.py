@@ -20,6 +20,7 @@ nox.options.sessions = ["tests", "lint", "types", "docs"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
+ALL = "[demo,otel,testing,asyncio]"  # the extras
 CHECKED = ("tickrunner_trio", "examples", "tests", "benchmarks", "docs/conf.py", "noxfile.py")
 PARALLEL = ("--numprocesses=2",)  # each worker has a server of its own; `-- -n0` for one process and --pdb
 
@@ -45,7 +46,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python that runs nox. Takes pytest's options."""
-    install(session, "test", extras="[demo,otel,testing]")
+    install(session, "test", extras=ALL)
     session.run("pytest", *PARALLEL, *session.posargs)
 
 
@@ -58,9 +59,9 @@ def tests_all(session: nox.Session) -> None:
 @nox.session
 def tests_lowest(session: nox.Session) -> None:
     """Run the tests with the oldest releases that the library's own bounds allow. Takes pytest's options."""
-    install(session, "test", extras="[demo,otel,testing]")
+    install(session, "test", extras=ALL)
     extras = PYPROJECT["project"]["optional-dependencies"]
-    bounds = [*PYPROJECT["project"]["dependencies"], *extras["otel"], *extras["testing"]]
+    bounds = [*PYPROJECT["project"]["dependencies"], *extras["otel"], *extras["testing"], *extras["asyncio"]]
     oldest = [bound.replace(">=", "==") for bound in bounds]
     # The C half of psycopg must be of the same release as the rest; the SDK pins the release of its API by itself.
     session.install("--quiet", *oldest, "psycopg[binary]")
@@ -77,7 +78,7 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and report the lines and branches that none of them reached. Takes `coverage report`'s options."""
-    install(session, "coverage", extras="[demo,otel,testing]")
+    install(session, "coverage", extras=ALL)
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-q")
     session.run("coverage", "combine", "--quiet")
@@ -87,7 +88,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Change the pure modules place by place: each time a test fails, or tests/survivors.toml says why none does."""
-    install(session, "mutants", extras="[demo,otel,testing]")
+    install(session, "mutants", extras=ALL)
     shutil.rmtree("mutants", ignore_errors=True)  # mutmut lets the verdicts of an earlier run stand, whatever the tests
     session.run("mutmut", "run", *session.posargs)
     session.run("python", "tests/survivors.py")
@@ -106,7 +107,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Hold package, example and benchmarks to mypy strict, the package to pyright strict and complete public types."""
-    install(session, "types", "bench", extras="[demo,otel,testing]")
+    install(session, "types", "bench", extras=ALL)
     session.run("mypy")
     session.run("mypy", "benchmarks")
     session.run("pyright", "--pythonpath", str(Path(session.virtualenv.bin, "python")))

@@ -28,7 +28,7 @@ autodoc_typehints = "signature"
 
 # Names of other projects. They are no links: resolving them would need the network at each build.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(trio|outcome|psycopg|opentelemetry)(\..*)?"),
+    (r"py:.*", r"(trio|asyncio|outcome|psycopg|opentelemetry)(\..*)?"),
     (r"py:.*", r"(logging|datetime|collections\.abc|typing|enum|dataclasses|contextlib)(\..*)?"),
     (
         r"py:.*",

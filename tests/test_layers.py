@@ -27,6 +27,7 @@ MODULES = {
         *("lockers._statistics", "lockers._session_thread", "lockers._session", "lockers._connection"),
         "lockers._holders",
     ],
+    "bridges": ["bridges", "_thread_work", "_asyncio_work", "_asyncio_tasks", "_foreign"],
     "contents": [""],  # the package itself
     "testing": ["testing*"],
     "edges": ["_cli*", "_demo*", "__main__"],
@@ -40,6 +41,7 @@ LAYERS = {
     "observing": ["abc", "pure"],
     "running": ["abc", "pure", "observing"],
     "lockers": ["abc", "pure", "observing"],
+    "bridges": ["abc", "pure", "observing"],
     "contents": ["abc", "pure", "observing", "running", "lockers"],
     "testing": ["abc", "pure", "observing", "running", "lockers", "alone"],
     "edges": ["contents", "alone"],
@@ -55,8 +57,9 @@ PACKAGES = {
     "testing._database": {"psycopg"},
     "testing._memory_telemetry": {"opentelemetry"},
     "testing.pytest_plugin": {"pytest"},
+    "bridges": {"trio", "outcome"},
     "edges": {"trio"},
-    **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_meters", "_registry", "_spans")},
+    **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_events", "_meters", "_registry", "_spans")},
     "_cli_sdk": {"opentelemetry"},
     "lockers._connection": {"psycopg"},
     **{f"testing.{module}": {"hypothesis"} for module in ("strategies", "_fault_plans", "_health_machine")},
@@ -190,6 +193,9 @@ def test_the_table_names_no_module_that_is_gone() -> None:
         ("lockers._memory", "from .._service import Service"),
         ("_service", "from opentelemetry import trace"),
         ("_telemetry._names", "from opentelemetry import trace"),
+        ("_service", "from .bridges import thread_work"),
+        ("_thread_work", "from ._service import Service"),
+        ("", "from .bridges import thread_work"),
         ("_cli_run", "from ._service import Service"),
         ("_cli_run", "import rich"),
         ("_service", "from .testing import Judged"),
@@ -223,4 +229,12 @@ def test_importing_the_package_loads_nothing_that_only_some_need() -> None:
     program = "import sys, tickrunner_trio; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "trio" in loaded
-    assert {"psycopg", "psycopg_binary", "rich", "opentelemetry.sdk", "hypothesis"}.isdisjoint(loaded)
+    assert {
+        "psycopg",
+        "psycopg_binary",
+        "rich",
+        "opentelemetry.sdk",
+        "hypothesis",
+        "trio_asyncio",
+        "asyncio",
+    }.isdisjoint(loaded)

@@ -7,6 +7,8 @@
 #                  cluster <- play <- process, session and server, judged by timeline; conformance <- promises <-
 #                  trial; scripted locker; strategies, health machine
 #     ---------------------------------------------------------------------------------------------------------
+#     bridges      bridges: what turns foreign functions into work: _thread_work; _asyncio_work, on its _asyncio_tasks;
+#                  _foreign, their names. Nothing below or beside imports them
 #     lockers      lockers/: memory; postgres (the Trio face) and session thread, with the lock book between them; under
 #                  the thread session, then connection (the only importer of psycopg); holders, clock, driver,
 #                  statistics

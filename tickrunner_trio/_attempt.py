@@ -220,11 +220,18 @@ class Attempt:
             _, error = await _caught(scope, self._work, tick)
         outcome = judge(lost=lease.lost, cancelled=_is_cancelled(), timed_out=scope.cancel_called, error=error)
         seconds = lost_for(watched_lease) if watched_lease is not None and outcome is Outcome.LOCK_LOST else 0.0
-        self._report(outcome, self._error_for(outcome, error), epoch, lost_for=seconds)
+        stopped_after = trio.current_time() - scope.deadline if outcome is Outcome.TIMED_OUT else seconds
+        self._report(outcome, self._error_for(outcome, error, stopped_after), epoch, lost_for=seconds)
         _raise_what_ends_more(error)
 
-    def _error_for(self, outcome: Outcome, error: BaseException | None) -> BaseException | None:
-        """Return what the report names as the error; what the work raised becomes its cause."""
+    def _error_for(
+        self, outcome: Outcome, error: BaseException | None, stopped_after: float = 0.0
+    ) -> BaseException | None:
+        """Return what the report names as the error; what the work raised becomes its cause.
+
+        A note says how long the work took to stop, in seconds, where that is known. It is no part of the message, which
+        is to be the same each time for those who count messages.
+        """
         named: BaseException
         match outcome:
             case Outcome.LOCK_LOST:
@@ -235,6 +242,8 @@ class Attempt:
                 )
             case _:
                 return error
+        if stopped_after > 0:
+            named.add_note(f"the work stopped {stopped_after:.3f} s later")
         if isinstance(error, Exception):
             named.__cause__ = error
         return named
