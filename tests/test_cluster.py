@@ -144,6 +144,18 @@ def test_other_seeds_give_other_timelines_and_nobody_elses_chance_is_touched() -
     assert random.getstate() == state
 
 
+def test_the_seed_orders_what_happens_at_the_same_moment() -> None:
+    # Cut off first, the replica does not hear that its session is dropped.
+    faults = [Partition("r1", at=100, seconds=9), DropSession("r1", at=100)]
+
+    def heard_at_once(seed: int) -> bool:
+        return Cluster(sweeping(for_ever), replicas=1, faults=faults, seed=seed).run(200).runs[0].stopped_at == 100
+
+    heard = [heard_at_once(seed) for seed in range(20)]
+    assert 0 < sum(heard) < 20
+    assert [heard_at_once(seed) for seed in range(20)] == heard
+
+
 def test_virtual_clocks_begin_in_the_year_2000() -> None:
     seen: list[datetime] = []
 
