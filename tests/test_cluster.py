@@ -239,6 +239,12 @@ def test_a_replica_that_is_cut_off_loses_its_lock_in_time_and_cannot_ask_meanwhi
     assert later[0].started_at > 200
 
 
+def test_a_lock_that_was_given_up_is_free_as_soon_as_the_server_can_be_told() -> None:
+    timeline = play(for_ever, Partition("r1", at=100, seconds=9))
+    assert 105 <= timeline.runs[0].stopped_at <= 108
+    assert timeline.holds[0].freed_at == 109
+
+
 def test_a_cut_that_is_short_costs_nothing() -> None:
     timeline = play(for_ever, Partition("r1", at=100, seconds=4.9), seconds=200)
     assert [run.outcome for run in timeline.runs] == [None]
