@@ -243,6 +243,8 @@ def test_a_lock_that_was_given_up_is_free_as_soon_as_the_server_can_be_told() ->
     timeline = play(for_ever, Partition("r1", at=100, seconds=9))
     assert 105 <= timeline.runs[0].stopped_at <= 108
     assert timeline.holds[0].freed_at == 109
+    # Thawed after the cancel point, and before the server would have ended the session by itself.
+    assert play(for_ever, Freeze("r1", at=100, seconds=11)).holds[0].freed_at == 111
 
 
 def test_a_cut_that_is_short_costs_nothing() -> None:
