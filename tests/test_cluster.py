@@ -525,6 +525,19 @@ def test_a_release_behind_a_cut_waits_for_its_answer_or_for_the_end_of_the_sessi
         with_locker(script, Partition("r1", at=50, seconds=seconds))
 
 
+def test_a_release_behind_a_cut_is_not_dropped_by_a_cancellation() -> None:
+    async def script(locker: AdvisoryLocker) -> None:
+        async def work(lease: Lease) -> None:
+            await trio.sleep_forever()
+
+        with trio.move_on_at(51):
+            await locker.with_advisory_lock(5, work)
+        assert trio.current_time() == 54
+        assert await locker.with_advisory_lock(5, nothing) is True
+
+    with_locker(script, Partition("r1", at=50, seconds=4))
+
+
 # -- How it is played --------------------------------------------------------------------------------------------------
 
 
