@@ -144,6 +144,18 @@ def test_other_seeds_give_other_timelines_and_nobody_elses_chance_is_touched() -
     assert random.getstate() == state
 
 
+def test_the_seed_orders_what_happens_at_the_same_moment() -> None:
+    # Cut off first, the replica does not hear that its session is dropped.
+    faults = [Partition("r1", at=100, seconds=9), DropSession("r1", at=100)]
+
+    def heard_at_once(seed: int) -> bool:
+        return Cluster(sweeping(for_ever), replicas=1, faults=faults, seed=seed).run(200).runs[0].stopped_at == 100
+
+    heard = [heard_at_once(seed) for seed in range(20)]
+    assert 0 < sum(heard) < 20
+    assert [heard_at_once(seed) for seed in range(20)] == heard
+
+
 def test_virtual_clocks_begin_in_the_year_2000() -> None:
     seen: list[datetime] = []
 
@@ -225,6 +237,14 @@ def test_a_replica_that_is_cut_off_loses_its_lock_in_time_and_cannot_ask_meanwhi
     assert timeline.holds[0].freed_at - run.stopped_at == pytest.approx(15 - 3 - 5)
     assert {skip.outcome for skip in timeline.skips if skip.at < 200} == {Outcome.UNAVAILABLE}
     assert later[0].started_at > 200
+
+
+def test_a_lock_that_was_given_up_is_free_as_soon_as_the_server_can_be_told() -> None:
+    timeline = play(for_ever, Partition("r1", at=100, seconds=9))
+    assert 105 <= timeline.runs[0].stopped_at <= 108
+    assert timeline.holds[0].freed_at == 109
+    # Thawed after the cancel point, and before the server would have ended the session by itself.
+    assert play(for_ever, Freeze("r1", at=100, seconds=11)).holds[0].freed_at == 111
 
 
 def test_a_cut_that_is_short_costs_nothing() -> None:
@@ -503,6 +523,19 @@ def test_a_release_behind_a_cut_waits_for_its_answer_or_for_the_end_of_the_sessi
             assert released[0] <= trio.current_time() <= released[1] + 10
 
         with_locker(script, Partition("r1", at=50, seconds=seconds))
+
+
+def test_a_release_behind_a_cut_is_not_dropped_by_a_cancellation() -> None:
+    async def script(locker: AdvisoryLocker) -> None:
+        async def work(lease: Lease) -> None:
+            await trio.sleep_forever()
+
+        with trio.move_on_at(51):
+            await locker.with_advisory_lock(5, work)
+        assert trio.current_time() == 54
+        assert await locker.with_advisory_lock(5, nothing) is True
+
+    with_locker(script, Partition("r1", at=50, seconds=4))
 
 
 # -- How it is played --------------------------------------------------------------------------------------------------

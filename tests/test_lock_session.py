@@ -162,6 +162,76 @@ def test_the_server_frees_the_locks_of_a_frozen_holder_after_the_lease() -> None
     assert world.holds == [Hold("r1", LOCK, 0.0, 115.0, kept=False)]
 
 
+def test_a_beat_that_was_sent_before_a_freeze_is_waited_for_no_longer_than_any() -> None:
+    world = World()
+    world.hold()
+    world.go_on_to(100)
+    world.session.cut(100.0)
+    world.go_on_to(104)  # the beat was sent at 103
+    world.session.freeze(104.0)
+    world.session.thaw(107.9)
+    world.go_on_to(150)
+    assert world.work.lost_at == 108
+
+
+def test_a_beat_that_the_network_delivers_while_its_sender_is_frozen_counts_for_the_server() -> None:
+    world = World()
+    world.hold()
+    world.go_on_to(100)
+    world.session.cut(100.0)
+    world.go_on_to(104)
+    world.session.freeze(104.0)
+    world.session.mend(105.0)
+    world.session.thaw(130.0)
+    assert world.freed_at == 120
+
+
+def test_after_a_thaw_nothing_has_happened_in_the_past() -> None:
+    world = World()
+    world.hold()
+    world.go_on_to(100)
+    world.session.freeze(100.0)
+    world.session.thaw(130.0)
+    assert world.freed_at == 115
+    assert world.session.state is SessionState.CLOSED  # it connects anew in a tenth of a second
+    world.go_on_to(130.1)
+    assert world.session.state.name == "READY"
+
+
+def test_a_statement_that_was_answered_late_counts_from_its_sending() -> None:
+    world = World(share=0.999)
+    world.hold()
+    world.go_on_to(100)
+    world.session.cut(100.0)
+    sent_at = 100 - 0.999 * TIMING.beat + TIMING.beat
+    world.session.mend(102.0)
+    world.session.cut(102.1)
+    world.go_on_to(150)
+    assert world.freed_at == pytest.approx(sent_at + TIMING.lease)
+
+
+def test_an_attempt_to_connect_that_is_under_way_succeeds_as_soon_as_the_way_is_back() -> None:
+    world = World()
+    world.go_on_to(100)
+    world.session.cut(100.0)
+    world.go_on_to(110)  # lost at 108, and tried again from 108.1 until 113.1
+    world.session.mend(110.0)
+    assert world.state is SessionState.READY
+
+
+def test_after_a_session_that_lived_it_does_not_wait_long() -> None:
+    world = World()
+    world.go_on_to(50)
+    world.server.go_away(50.0)
+    world.session.drop(50.0)
+    world.go_on_to(70)
+    world.server.come_back()
+    world.go_on_to(85)
+    world.session.drop(100.0)
+    world.go_on_to(100.11)
+    assert world.state is SessionState.READY
+
+
 def test_after_giving_up_the_session_is_kept_until_the_work_has_stopped() -> None:
     world = World()
     world.hold()

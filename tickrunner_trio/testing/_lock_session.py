@@ -102,6 +102,7 @@ class LockSession:
         self._is_silent = False  # c is known exactly
         self._asked_at = math.inf  # when the statement was sent that nobody has answered
         self._opened_at = 0.0
+        self._resumed_at = 0.0  # of what was due before, while it was frozen, nothing has happened
         self._attempt_at = 0.0
         self._tries_until = -math.inf
         self._failures = 0
@@ -129,7 +130,7 @@ class LockSession:
         if self.state is SessionState.READY:
             return self._gives_up_at()
         if self.state is SessionState.PARTING:
-            return self._answered_at + self._timing.lease
+            return max(self._answered_at + self._timing.lease, self._resumed_at)
         return math.inf  # closed: whoever asks for a lock brings it up to date
 
     # What time and the world do to it. Each brings it up to date first.
@@ -242,6 +243,7 @@ class LockSession:
         """The replica was thawed or its way mended: see how things stand."""
         if self._frozen or self._is_over:
             return
+        self._resumed_at = now
         if self.state is SessionState.READY:
             self._resume_ready(now)
         elif self.state is SessionState.PARTING:
@@ -285,7 +287,6 @@ class LockSession:
 
     def _give_up(self, now: float) -> None:
         self.state = SessionState.PARTING
-        self._is_silent = True  # what was lost stays lost
         self._lose("PostgreSQL has answered nothing for too long")
         self._close_if_idle(now)
         self._changed()
