@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1] / "tickrunner_trio"
 #: Which modules make a layer. A trailing * stands for any ending.
 MODULES = {
     "abc": ["abc", "_errors"],
-    "pure": ["_config", "_outcome", "_schedule", "_health", "_lock_ids", "lockers._timing"],
+    "pure": ["_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "lockers._timing"],
     "observing": ["_audit", "_utc", "_telemetry*"],
-    "running": ["_attempt", "_reporting", "_service", "_supervisor", "_passes"],
+    "running": ["_attempt", "_forced", "_reporting", "_service", "_supervisor", "_passes"],
     "lockers": [
         *("lockers", "lockers._memory", "lockers._postgres", "lockers._lock_book", "lockers._lease", "lockers._clock"),
         *("lockers._losses", "lockers._driver"),

@@ -115,6 +115,10 @@ class ServiceMeter:
         self._tally.health = health
         self._tally.ticks[report.outcome] += 1
 
+    def counted(self) -> tuple[dict[Outcome, int], int]:
+        """Return how many ticks ended in each outcome, and how many slots were missed. From any thread."""
+        return self._tally.ticks.copy(), self._tally.missed
+
     def record(self, report: TickReport, *, asked_for: float | None) -> None:
         """Record the times of a tick, all at once: what runs between them would make each of them cost twice as much.
 
