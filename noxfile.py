@@ -37,14 +37,14 @@ def install(session: nox.Session, *groups: str, extras: str = "") -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Watch three replicas share work over a real PostgreSQL, and one of them die. Takes the command's options."""
-    install(session, extras="[demo,otel]")
+    install(session, extras="[demo,otel,admin]")
     session.run("tickrunner", "demo", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python that runs nox. Takes pytest's options."""
-    install(session, "test", extras="[demo,otel]")
+    install(session, "test", extras="[demo,otel,admin]")
     session.run("pytest", *PARALLEL, *session.posargs)
 
 
@@ -57,12 +57,20 @@ def tests_all(session: nox.Session) -> None:
 @nox.session
 def tests_lowest(session: nox.Session) -> None:
     """Run the tests with the oldest releases that the library's own bounds allow. Takes pytest's options."""
-    install(session, "test", extras="[demo,otel]")
-    bounds = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["otel"]]
+    install(session, "test", extras="[demo,otel,admin]")
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    bounds = [*PYPROJECT["project"]["dependencies"], *extras["otel"], *extras["admin"]]
     oldest = [bound.replace(">=", "==") for bound in bounds]
     # The C half of psycopg must be of the same release as the rest; the SDK pins the release of its API by itself.
     session.install("--quiet", *oldest, "psycopg[binary]")
     session.run("pytest", *PARALLEL, *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Try the page of the admin application in Chromium; leaves screenshots in build/screenshots. Takes pytest's options."""
+    install(session, "browser", extras="[admin]")
+    session.run("pytest", "tests/browser", *session.posargs)
 
 
 @nox.session
@@ -75,7 +83,7 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and report the lines and branches that none of them reached. Takes `coverage report`'s options."""
-    install(session, "coverage", extras="[demo,otel]")
+    install(session, "coverage", extras="[demo,otel,admin]")
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-q")
     session.run("coverage", "combine", "--quiet")
@@ -95,7 +103,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Hold package, example and benchmarks to mypy strict, the package to pyright strict and complete public types."""
-    install(session, "types", "bench", extras="[demo,otel]")
+    install(session, "types", "bench", extras="[demo,otel,admin]")
     session.run("mypy")
     session.run("mypy", "benchmarks")
     session.run("pyright", "--pythonpath", str(Path(session.virtualenv.bin, "python")))
@@ -113,7 +121,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what benchmarks/README.md lists; fail when a figure is out of its bound."""
-    install(session, "bench", extras="[demo,otel]")
+    install(session, "bench", extras="[demo,otel,admin]")
     missed = []
     for benchmark in ("benchmarks/memory.py", "benchmarks/lockers.py", "benchmarks/telemetry.py"):
         try:

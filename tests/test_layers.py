@@ -28,7 +28,7 @@ MODULES = {
         "lockers._holders",
     ],
     "contents": [""],  # the package itself
-    "edges": ["_cli*", "_demo*", "__main__"],
+    "edges": ["_cli*", "_demo*", "__main__", "admin*"],
     "alone": ["_local_postgres", "_postgres_keeper"],
 }
 
@@ -53,6 +53,9 @@ PACKAGES = {
     **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_meters", "_registry", "_spans")},
     "_cli_sdk": {"opentelemetry"},
     "lockers._connection": {"psycopg"},
+    **{f"admin.{module}": {"starlette"} for module in ("_app", "_guard")},
+    **{f"admin.{module}": {"anyio"} for module in ("_board", "_crossing", "_holders", "_stream")},
+    "admin._serving": {"h11"},
     "_demo": {"psycopg", "rich"},
     "_demo_table": {"rich"},
     "_demo_database": {"psycopg"},
@@ -211,4 +214,4 @@ def test_importing_the_package_loads_nothing_that_only_some_need() -> None:
     program = "import sys, tickrunner_trio; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "trio" in loaded
-    assert {"psycopg", "psycopg_binary", "rich", "opentelemetry.sdk", "hypothesis"}.isdisjoint(loaded)
+    assert {"psycopg", "psycopg_binary", "rich", "opentelemetry.sdk", "hypothesis", "starlette", "h11"}.isdisjoint(loaded)

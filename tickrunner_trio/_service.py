@@ -150,11 +150,12 @@ class Service:
         It costs the ticks nothing: it reads what they leave behind for health and metrics anyway.
         """
         schedule, offset = self._schedule, self._utc_offset
-        ticks, missed_slots = self._meter.counted()
+        ticks, missed_slots, holds_lock = self._meter.counted()
         began_at = [each.work_began_at for each in tuple(self._under_way) if each.work_began_at is not None]
         return ServiceStatistics(
             next_slot=None if schedule is None or self._drained else utc_at(schedule.next_at, offset),
             working_since=utc_at(began_at[0], offset) if began_at else None,
+            holds_lock=holds_lock,
             last_duration=self._last_duration,
             ticks=MappingProxyType(ticks),
             missed_slots=missed_slots,

@@ -20,6 +20,8 @@ class ServiceStatistics:
     """When the next tick is due, aware, in UTC; in the past while a tick overruns it; None while `run` is not active."""
     working_since: datetime | None
     """When the work that is under way began, aware, in UTC; None while there is none."""
+    holds_lock: bool
+    """Whether this replica has the lock now, to work under it or to hold on to it."""
     last_duration: float | None
     """Seconds that the last tick took which was no skip; None before the first."""
     ticks: Mapping[Outcome, int]
