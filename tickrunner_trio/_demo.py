@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from ._cli_admin import TOKEN_VARIABLE
 from ._cli_errors import CommandError, UsageError
 from ._demo_table import Board, rich_table
 from ._demo_verdict import Evidence, Kill, judge, report, takeover_bound
@@ -129,7 +130,8 @@ async def _watch(database: DemoDatabase, replicas: list[Replica], *, seconds: fl
     async with _shown(board, database) as say, trio.open_nursery() as nursery:
 
         def tell(replica: str, record: Mapping[str, Any]) -> None:
-            if (link := record.get("admin_link")) is not None:
+            # A token that the environment gives to all of them is not printed.
+            if link := record.get("admin_link") or (TOKEN_VARIABLE in os.environ and record.get("admin_address")):
                 say(f"{replica}: look at it on {link}", stays=True)
             if (line := board.hear(replica, record)) is not None:
                 say(line)

@@ -83,12 +83,12 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
         Middleware(TokenNeeded, token=checked_token(token)),
     ]
     # No redirects from /healthz/ to /healthz and the like: they would repeat whatever the Host header says.
-    api = Router(
+    guarded = Router(
         [
-            Route("/services", routes.services),
-            Route("/services/{name}", routes.service),
-            Route("/services/{name}/tick", routes.tick, methods=["POST"]),
-            Route("/events", routes.events),
+            Route("/api/services", routes.services),
+            Route("/api/services/{name}", routes.service),
+            Route("/api/services/{name}/tick", routes.tick, methods=["POST"]),
+            Route("/api/events", routes.events),
         ],
         redirect_slashes=False,
     )
@@ -97,7 +97,7 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
             Route("/healthz", routes.healthz),
             Route("/readyz", routes.readyz),
             Route("/", routes.page, middleware=guard[:1]),
-            Mount("/api", api, middleware=guard),
+            Mount("", guarded, middleware=guard),  # whatever is no GET of these three, known or not
         ],
         middleware=[Middleware(SafeHeaders)],
         exception_handlers={HTTPException: _http_error},
