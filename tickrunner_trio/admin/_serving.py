@@ -194,6 +194,8 @@ class _Exchange:
                     await self._send(h11.InformationalResponse(status_code=100, headers=[]))
                 self._http.receive_data(await self._stream.receive_some(LONGEST_HEAD))
             elif isinstance(event, h11.Request):
+                if not event.target.startswith(b"/") or event.http_version not in (b"1.0", b"1.1"):
+                    raise h11.RemoteProtocolError("no request for a path by HTTP/1")
                 request = event
             elif isinstance(event, h11.Data):
                 body += event.data
