@@ -142,7 +142,9 @@ def test_after_a_startup_pass_that_did_the_work_the_first_slot_is_one_interval_l
         sweep = service(fail_at_once, startup=take_three_seconds)
         async with trio.open_nursery() as nursery:
             await nursery.start(sweep.run)
-            await trio.sleep(9.5)  # past the hold of the startup pass
+            await trio.sleep(4)
+            assert sweep.statistics().next_slot == utc(10), "within the hold of the startup pass"
+            await trio.sleep(5.5)
             assert sweep.statistics().next_slot == utc(10)
             nursery.cancel_scope.cancel()
 

@@ -100,6 +100,7 @@ class Service:
         # The slots of the run that is under way, and what makes UTC of their times.
         self._schedule: Schedule | None = None
         self._utc_offset = 0.0
+        self._startup_pass: Attempt | None = None
         self._last_duration: float | None = None
         self._number = 0
         self._drained = False
@@ -195,12 +196,12 @@ class Service:
             schedule = self._schedule = Schedule(entered_at + jitter(self.interval, random.random), self.interval)
             startup = self._config.startup
             if startup is not None and not self._drained:
-                attempt = self._attempt(startup, entered_at)
+                attempt = self._startup_pass = self._attempt(startup, entered_at)
                 await self._run_attempt(attempt, schedule)
+                self._startup_pass = None
+                schedule = self._schedule  # a success has begun another one
                 if self._startup_is_done(attempt):
                     startup = None
-                    if self._config.cadence == "cluster" and _outcome_of(attempt) is Outcome.SUCCESS:
-                        schedule = self._schedule = Schedule(attempt.started_at + self.interval, self.interval)
             while await self._slot_or_request(schedule):
                 if self._requests:
                     await self._serve(self._requests.popleft())
@@ -297,9 +298,13 @@ class Service:
         async def hold(lease: Lease) -> None:
             if schedule is None:
                 return
+            outcome = _outcome_of(attempt)
+            if attempt is self._startup_pass and outcome is Outcome.SUCCESS and self._config.cadence == "cluster":
+                # It is that interval's run. Already now, so that the slot that is shown during the hold is the right one.
+                self._schedule = Schedule(attempt.started_at + self.interval, self.interval)
             held_from = trio.current_time()
             held_until = hold_until(
-                _outcome_of(attempt),
+                outcome,
                 cadence=self._config.cadence,
                 started_at=attempt.started_at,
                 interval=self.interval,
