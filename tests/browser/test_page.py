@@ -69,7 +69,7 @@ def test_each_service_has_a_row_with_what_is_known_of_it(site: Site, open_page: 
     expect(badge(page, "cleanup_queue")).to_have_text("standby")
     expect(row(page, "cleanup_queue")).to_contain_text("tickrunner_trio 17 replica-2")
     expect(row(page, "cleanup_queue")).to_contain_text("backend 4711 at 10.0.3.7")
-    expect(badge(page, "monthly_report_of_everything_that_was_ever_moved")).to_have_text("starting")
+    expect(row(page, "monthly_report_of_everything_that_was_ever_moved")).to_contain_text("every 30 d")
     expect(page.locator("#summary")).to_have_text("5 services, supervisor running, none in trouble")
     expect(page.locator("#connection")).to_have_text("live")
 
