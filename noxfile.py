@@ -68,8 +68,8 @@ def tests_lowest(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Try the page of the admin application in Chromium; leaves screenshots in build/screenshots. Takes pytest's options."""
-    install(session, "browser", extras="[admin]")
+    """Try the admin application's page in Chromium; screenshots go to build/screenshots. Takes pytest's options."""
+    install(session, "browser", extras="[demo,admin]")
     session.run("pytest", "tests/browser", *session.posargs)
 
 

@@ -111,7 +111,7 @@ class Events:
         """Return the next board that is sent; None at the end of the stream."""
         with trio.fail_after(PATIENCE):
             while True:
-                before, found, after = self._text.partition("event: board\ndata: ")
+                _, found, after = self._text.partition("event: board\ndata: ")
                 line, is_whole, rest = after.partition("\n\n")
                 if found and is_whole:
                     self._text = rest

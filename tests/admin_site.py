@@ -1,4 +1,4 @@
-"""A site for the tests of the page: five services in a Trio loop of a thread of its own, and their page over real sockets."""
+"""A site for the tests of the page: five services in a Trio loop of its own thread, and their page on real sockets."""
 
 from __future__ import annotations
 
@@ -121,4 +121,6 @@ class _Told:
         await trio.lowlevel.checkpoint()
         name = "tickrunner_trio 17 replica-2"
         lock_id = lock_id_for("cleanup_queue")
-        return [LockHolder(lock_id=lock_id, pid=4711, application_name=name, client_address="10.0.3.7", session_since=None)]
+        return [
+            LockHolder(lock_id=lock_id, pid=4711, application_name=name, client_address="10.0.3.7", session_since=None)
+        ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import random
+import threading
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tickrunner_trio import Tick
+
+
+@pytest.fixture(autouse=True)
+def late_first_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tick comes by itself while a test runs: the first slots are 54 seconds away."""
+    monkeypatch.setattr(random, "random", lambda: 0.9)
 
 
 async def succeed(tick: Tick) -> None:
@@ -180,7 +188,10 @@ async def test_a_service_that_is_not_there_is_said_to_be_not_there() -> None:
     async with running(Supervisor([a_service()])) as port:
         for method, path in (("GET", "/api/services/nope"), ("POST", "/api/services/nope/tick")):
             answer = await ask(port, method, path)
-            assert (answer.status, errors_of(answer)) == (404, "there is no service of this name: /api/services lists them")
+            assert (answer.status, errors_of(answer)) == (
+                404,
+                "there is no service of this name: /api/services lists them",
+            )
 
 
 # -- Forced ticks ------------------------------------------------------------------------------------------------------
@@ -298,7 +309,10 @@ GUARDED = [
     ("GET", "/api/events"),
     ("POST", "/api/services/sweep/tick"),
     ("GET", "/api/nothing"),
-    *(("POST", path) for path in ("/", "/api", "/api/", "/healthz", "/readyz", "/api/services", "//api/services/sweep/tick")),
+    *(
+        ("POST", path)
+        for path in ("/", "/api", "/api/", "/healthz", "/readyz", "/api/services", "//api/services/sweep/tick")
+    ),
     ("GET", "/healthz/"),
     ("PUT", "/"),
     ("DELETE", "/api/services/sweep"),
@@ -354,7 +368,12 @@ async def test_without_a_token_configured_only_the_probes_and_the_page_answer(
 @pytest.mark.parametrize("path", ["/", "/api/services"])
 async def test_a_host_that_is_not_known_is_refused(path: str) -> None:
     async with guarded(hosts=("ops.example.com",)) as (port, _):
-        for host, status in (("evil.example", 400), ("ops.example.com:8443", 200), ("localhost:1", 200), ("10.0.0.1", 200)):
+        for host, status in (
+            ("evil.example", 400),
+            ("ops.example.com:8443", 200),
+            ("localhost:1", 200),
+            ("10.0.0.1", 200),
+        ):
             assert (await ask(port, "GET", path, {"Host": host})).status == status, host
 
 
@@ -558,17 +577,18 @@ def test_in_an_asyncio_loop_it_asks_the_supervisor_in_its_own_thread() -> None:
     supervisor = Supervisor([a_service()])
     answers: list[tuple[int, Any]] = []
     up: list[trio.lowlevel.TrioToken] = []
+    is_up = threading.Event()
 
     async def trio_main() -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(supervisor.run)
             up.append(trio.lowlevel.current_trio_token())
+            is_up.set()
 
     async def asyncio_main() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, trio.run, trio_main)
-            while not up:
-                await anyio.sleep(0.001)
+            await anyio.to_thread.run_sync(is_up.wait)
             app = admin_app(supervisor, token=TOKEN)
             for method, path in (("GET", "/api/services"), ("POST", "/api/services/sweep/tick")):
                 answers.append(await _called(app, method, path))
@@ -611,5 +631,3 @@ async def test_a_port_that_is_taken_is_an_error_of_the_system() -> None:
     async with served(app) as port:
         with pytest.raises(OSError, match="in use"):
             await serve_admin(app, port=port)
-
-

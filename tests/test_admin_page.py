@@ -32,7 +32,15 @@ def test_nothing_comes_from_outside() -> None:
 
 def test_no_text_is_ever_made_html() -> None:
     script = between("<script>", "</script>")
-    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "DOMParser"):
+    for word in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "new Function",
+        "DOMParser",
+    ):
         assert word not in script
     assert not re.findall(r"\son\w+\s*=", PAGE), "an event handler in the markup"
     assert " style=" not in PAGE
@@ -42,7 +50,9 @@ def test_no_text_is_ever_made_html() -> None:
 def test_each_state_has_a_shape_and_a_colour_of_its_own(state: HealthState) -> None:
     assert f'<symbol id="i-{state}"' in PAGE
     assert f'[data-state="{state}"] {{ --badge: var(--{state}); --badge-ground: var(--{state}-ground); }}' in PAGE
-    assert len(re.findall(rf"--{state}: #[0-9a-f]{{6}}; --{state}-ground: #[0-9a-f]{{6}};", PAGE)) == 2, "light and dark"
+    assert len(re.findall(rf"--{state}: #[0-9a-f]{{6}}; --{state}-ground: #[0-9a-f]{{6}};", PAGE)) == 2, (
+        "light and dark"
+    )
 
 
 def luminance(colour: str) -> float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tickrunner_trio.admin import _security as security
+
+if TYPE_CHECKING:
+    import ipaddress
 
 NAMES = frozenset({"ops.example.com"})
 
@@ -40,7 +42,9 @@ def test_other_hosts_are_not(host: str | None) -> None:
 
 
 @given(address=st.ip_addresses(), port=st.integers(1, 65535))
-def test_every_address_is_allowed_with_any_port(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> None:
+def test_every_address_is_allowed_with_any_port(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
+) -> None:
     host = f"[{address}]" if address.version == 6 else str(address)
     assert security.is_host_allowed(host, frozenset())
     assert security.is_host_allowed(f"{host}:{port}", frozenset())
@@ -98,7 +102,19 @@ def test_the_token_is_taken_as_a_bearer(header: str) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", "abc", "Bearer", "Bearer ", "Bearer ab", "Bearer abcd", "Basic abc", "Bearer ABC", "Bearer ab\u00e7", "Bearer \u0100"],
+    [
+        None,
+        "",
+        "abc",
+        "Bearer",
+        "Bearer ",
+        "Bearer ab",
+        "Bearer abcd",
+        "Basic abc",
+        "Bearer ABC",
+        "Bearer ab\u00e7",
+        "Bearer \u0100",
+    ],
 )
 def test_anything_else_is_not_the_token(header: str | None) -> None:
     assert not security.is_authorized(header, "abc")
@@ -161,7 +177,15 @@ def test_hosts_are_compared_without_case() -> None:
 
 @pytest.mark.parametrize(
     ("host", "expected"),
-    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("db", False)],
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("db", False),
+    ],
 )
 def test_only_what_this_machine_alone_can_reach_is_loopback(host: str, *, expected: bool) -> None:
     assert security.is_loopback(host) is expected

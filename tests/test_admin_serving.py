@@ -143,7 +143,9 @@ async def test_what_is_too_long_is_refused_and_the_client_can_read_why(sent: byt
 # -- Slow and idle clients ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: lo", request("POST", "/", {"Content-Length": "9"}) + b"x"])
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HTTP/1.1\r\nHost: lo", request("POST", "/", {"Content-Length": "9"}) + b"x"]
+)
 async def test_a_request_that_does_not_get_complete_is_dropped_in_time(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

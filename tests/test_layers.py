@@ -214,4 +214,6 @@ def test_importing_the_package_loads_nothing_that_only_some_need() -> None:
     program = "import sys, tickrunner_trio; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "trio" in loaded
-    assert {"psycopg", "psycopg_binary", "rich", "opentelemetry.sdk", "hypothesis", "starlette", "h11"}.isdisjoint(loaded)
+    assert {"psycopg", "psycopg_binary", "rich", "opentelemetry.sdk", "hypothesis", "starlette", "h11"}.isdisjoint(
+        loaded
+    )

@@ -2,7 +2,7 @@
 
 # The house, from the ground up. Arrows of import point downwards only; tests/test_layers.py holds the modules to it.
 #
-#     edges        _cli, _demo, admin/ (an ASGI application, and what serves it): import the library, never the other way
+#     edges        _cli, _demo, admin/ (an ASGI application and its server): import the library, never the other way
 #     ---------------------------------------------------------------------------------------------------------
 #     lockers      lockers/: memory; postgres (the Trio face) and session thread, with the lock book between them; under
 #                  the thread session, then connection (the only importer of psycopg); holders, clock, driver,

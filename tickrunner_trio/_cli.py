@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--admin-token-file",
         metavar="FILE",
-        help="what --admin asks of its readers; default: TICKRUNNER_ADMIN_TOKEN, or one made at random and printed once",
+        help="the token of --admin; default: TICKRUNNER_ADMIN_TOKEN, or one that is made at random and printed once",
     )
     run.add_argument(
         "--admin-host",

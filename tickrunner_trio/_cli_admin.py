@@ -81,7 +81,7 @@ def admin_options(
     )
 
 
-async def serve(
+async def serve(  # noqa: ASYNC128 - `_Started` calls it
     options: AdminOptions, supervisor: Supervisor, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve the admin application of the supervisor until cancelled; started once it listens.

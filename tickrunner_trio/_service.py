@@ -300,7 +300,7 @@ class Service:
                 return
             outcome = _outcome_of(attempt)
             if attempt is self._startup_pass and outcome is Outcome.SUCCESS and self._config.cadence == "cluster":
-                # It is that interval's run. Already now, so that the slot that is shown during the hold is the right one.
+                # It is that interval's run; known already now, so that the hold shows the slot that follows it.
                 self._schedule = Schedule(attempt.started_at + self.interval, self.interval)
             held_from = trio.current_time()
             held_until = hold_until(

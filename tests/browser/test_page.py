@@ -174,7 +174,9 @@ def test_a_token_that_no_header_can_carry_is_told_at_once(site: Site, open_page:
     expect(page.get_by_role("alert")).to_contain_text("printable ASCII")
 
 
-def test_a_link_carries_the_token_which_does_not_stay_in_the_address(site: Site, open_page: Callable[..., Page]) -> None:
+def test_a_link_carries_the_token_which_does_not_stay_in_the_address(
+    site: Site, open_page: Callable[..., Page]
+) -> None:
     page = open_page(f"#token={TOKEN}")
     expect(page.locator("tbody")).to_have_count(5)
     assert page.url == site.url
@@ -265,10 +267,10 @@ def check(page: Page, name: str) -> None:
 
 
 @pytest.mark.parametrize("look", ["light", "phone"])
-def test_it_is_a_table_to_those_who_hear_it_on_a_phone_too(look: str, site: Site, open_page: Callable[..., Page]) -> None:
+def test_it_is_a_table_to_those_who_hear_it_on_a_phone_too(
+    look: str, site: Site, open_page: Callable[..., Page]
+) -> None:
     page = open_page(f"#token={TOKEN}", **LOOKS[look])
     expect(page.get_by_role("rowheader", name="replication")).to_be_visible()
     expect(page.get_by_role("cell", name="standby")).to_be_visible()
     assert page.get_by_role("row").filter(has=page.get_by_role("rowheader")).count() == 5
-
-

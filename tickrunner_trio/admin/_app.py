@@ -169,6 +169,6 @@ class _Routes:
             raise HTTPException(404, "there is no service of this name: /api/services lists them") from None
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+async def _http_error(_request: Request, error: Exception) -> Response:  # noqa: ASYNC124 - a plain one gets a thread
     assert isinstance(error, HTTPException)  # what it is registered for
     return json_response({"error": error.detail}, error.status_code, **dict(error.headers or {}))

@@ -42,5 +42,5 @@ async def in_trio(supervisor: Supervisor, function: Callable[..., Awaitable[_T]]
         return await anyio.to_thread.run_sync(
             partial(trio.from_thread.run, function, *args, trio_token=token), abandon_on_cancel=True
         )
-    except (trio.RunFinishedError, trio.Cancelled) as error:
-        raise NotRunningError from error
+    except (trio.RunFinishedError, trio.Cancelled) as error:  # noqa: ASYNC103 - of the other loop, which is ending
+        raise NotRunningError from error  # noqa: ASYNC104 - as above

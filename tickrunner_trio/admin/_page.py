@@ -9,7 +9,7 @@ import base64
 import hashlib
 from importlib import resources
 
-_FILES = resources.files(__package__)
+_FILES = resources.files(f"{__package__}")
 
 
 def _read(name: str) -> str:

@@ -17,8 +17,8 @@ Invariants:
 4. Clients that send nothing cannot lock others out, so probes are answered: only requests that are being answered stay.
 5. No error of a client or of the application ends the server.
 
-The servers that there are were not taken: Hypercorn's Trio worker sends under a shield without a bound, so that a client
-which does not read keeps the process from ending, and bounds no number of connections; Uvicorn knows asyncio only.
+Why not a server that there is: Hypercorn's Trio worker sends under a shield without a bound, so that a client which
+does not read keeps the process from ending, and does not bound the number of connections; Uvicorn knows asyncio only.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _STATUSES = frozenset(map(int, HTTPStatus))
 _log = logging.getLogger("tickrunner_trio.admin")
 
 
-async def serve_admin(
+async def serve_admin(  # noqa: ASYNC128 - `trio.serve_listeners` calls it
     app: ASGIApp,
     *,
     host: str = "127.0.0.1",
@@ -144,7 +144,9 @@ class _Server:
             with self._idle_for(READ_TIMEOUT):
                 request, body = await exchange.read_request()
         except h11.RemoteProtocolError as error:
-            await exchange.refuse(error.error_status_hint, "the request cannot be taken: malformed, too long or too many")
+            await exchange.refuse(
+                error.error_status_hint, "the request cannot be taken: malformed, too long or too many"
+            )
         else:
             if request is None:
                 return  # too slow, or gone, or dropped for another one
@@ -187,7 +189,7 @@ class _Exchange:
         """
         request: h11.Request | None = None
         body = b""
-        while True:
+        while True:  # noqa: ASYNC913 - each turn takes one of a few events, or waits for the client
             event = self._http.next_event()
             if event is h11.NEED_DATA:
                 if self._http.they_are_waiting_for_100_continue:

@@ -40,7 +40,7 @@ class Streams:
         """Whether there are as many readers as there may be."""
         return self._open >= MOST_STREAMS
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send the board on and on, until the reader leaves or the supervisor is drained: an ASGI application."""
         self._open += 1
         try:

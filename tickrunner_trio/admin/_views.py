@@ -1,6 +1,6 @@
-"""Health, statistics and reports as JSON. Values in, values out.
+r"""Health, statistics and reports as JSON. Values in, values out.
 
-Errors are anybody's text: they are cut, and everything that HTML might obey is written as ``\\u003c`` and the like, so
+Errors are anybody's text: they are cut, and everything that HTML might obey is written as ``\u003c`` and the like, so
 that no reader of the bytes, whatever it takes them for, finds a tag in them.
 """
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 LONGEST_ERROR = 500
 
 
-def service_view(service: Service, health: WorkerHealth, statistics: ServiceStatistics, lock: LockView) -> dict[str, Any]:
+def service_view(
+    service: Service, health: WorkerHealth, statistics: ServiceStatistics, lock: LockView
+) -> dict[str, Any]:
     """Return one service: the fields of its health, then when it is next, who has its lock, and what it counted."""
     return {
         "name": health.name,
@@ -65,7 +67,9 @@ def report_view(report: TickReport) -> dict[str, Any]:
     }
 
 
-def holder_view(*, pid: int, application_name: str, client_address: str | None, since: datetime | None) -> dict[str, Any]:
+def holder_view(
+    *, pid: int, application_name: str, client_address: str | None, since: datetime | None
+) -> dict[str, Any]:
     """Return a session that holds a lock."""
     return {
         "pid": pid,
