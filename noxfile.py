@@ -113,7 +113,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation into docs/_build; every warning is an error."""
-    install(session, "docs")
+    install(session, "docs", extras="[admin]")
     session.run("sphinx-build", "-q", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build")
     session.log("open docs/_build/index.html")
 

@@ -17,7 +17,7 @@ class ServiceStatistics:
     """What a service is doing and has done on this replica, at one moment. Counts are of this `Service` object."""
 
     next_slot: datetime | None
-    """When the next tick is due, aware, in UTC; None without a `run`. It lies in the past while a tick overruns it."""
+    """When the next tick is due, aware, in UTC; in the past while a tick overruns it. None while it does not run."""
     working_since: datetime | None
     """When the work that is under way began, aware, in UTC; None while there is none."""
     holds_lock: bool

@@ -81,7 +81,7 @@ async def serve_admin(  # noqa: ASYNC128 - `trio.serve_listeners` calls it
         OSError: it cannot listen there.
 
     Cancellation handling: all connections are closed at once, and what is being answered is cancelled. To let clients
-    see a drain, cancel it when `Supervisor.run` has returned.
+    see a drain, cancel it when `tickrunner_trio.Supervisor.run` has returned.
 
     Error handling: logger ``tickrunner_trio.admin``. ERROR: the application raised; its client gets a 500. DEBUG:
     connections that were dropped.
