@@ -48,8 +48,8 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
     for the token. All else needs the header ``Authorization: Bearer <token>``: errors and holders of locks are not for
     everybody. Without a token, all else answers 403.
 
-    ``/readyz`` answers 503 before `tickrunner_trio.Supervisor.run` and from its drain on, and never because of a service or the
-    database: an outage of the lock database must not pull every replica out of its load balancer.
+    ``/readyz`` answers 503 before `tickrunner_trio.Supervisor.run` and from its drain on, and never because of a service
+    or the database: an outage of the lock database must not pull every replica out of its load balancer.
 
     It may be mounted under any path, and needs no lifespan. It may run in the supervisor's own Trio loop, or in a loop
     of another thread, asyncio's too; reading never waits for a tick.
@@ -61,7 +61,7 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
             requests for other names are refused (DNS rebinding). The probes answer whatever the name.
 
     Raises:
-        TypeError: ``supervisor`` is no `tickrunner_trio.Supervisor`, ``token`` not a str, or ``hosts`` no iterable of str.
+        TypeError: ``supervisor`` is no `tickrunner_trio.Supervisor`, ``token`` no str, or ``hosts`` no iterable of str.
         ValueError: ``token`` is empty or no printable ASCII, or one of ``hosts`` is no bare name.
 
     Cancellation handling: a forced tick goes on when its client leaves; it is cancelled with the request, if the
