@@ -48,8 +48,8 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
     for the token. All else needs the header ``Authorization: Bearer <token>``: errors and holders of locks are not for
     everybody. Without a token, all else answers 403.
 
-    ``/readyz`` answers 503 before `tickrunner_trio.Supervisor.run` and from its drain on, and never because of a service
-    or the database: an outage of the lock database must not pull every replica out of its load balancer.
+    ``/readyz`` answers 503 before `tickrunner_trio.Supervisor.run` and from its drain on, never because of a service or
+    the database: an outage of the lock database must not pull every replica out of its load balancer.
 
     It may be mounted under any path, and needs no lifespan. It may run in the supervisor's own Trio loop, or in a loop
     of another thread, asyncio's too; reading never waits for a tick.
@@ -92,7 +92,7 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
         ],
         redirect_slashes=False,
     )
-    app = Starlette(
+    return Starlette(
         routes=[
             Route("/healthz", routes.healthz),
             Route("/readyz", routes.readyz),
@@ -102,8 +102,6 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
         middleware=[Middleware(SafeHeaders)],
         exception_handlers={HTTPException: _http_error},
     )
-    app.router.redirect_slashes = False
-    return app
 
 
 class _Routes:
