@@ -102,10 +102,10 @@ async def test_probes_answer_whatever_the_host(host: str) -> None:
             assert (await ask(port, "GET", path, {"Host": host}, token=None)).status == 200
 
 
-async def test_probes_answer_head_and_nothing_else() -> None:
+async def test_probes_answer_head_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     async with running(Supervisor([])) as port:
         head = await ask(port, "HEAD", "/readyz", token=None)
-        assert (head.status, head.body) == (200, b"")
+        assert (head.status, head.body, caplog.messages) == (200, b"", [])
         assert (await ask(port, "POST", "/readyz", token=None)).status == 401
         assert (await ask(port, "POST", "/readyz")).status == 404
 
