@@ -36,7 +36,7 @@ async def in_trio(supervisor: Supervisor, function: Callable[..., Awaitable[_T]]
     token = supervisor.trio_token
     if token is None:
         raise NotRunningError
-    if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is token:
+    if _current_token() is token:
         return await function(*args)
     try:
         return await anyio.to_thread.run_sync(
@@ -44,3 +44,10 @@ async def in_trio(supervisor: Supervisor, function: Callable[..., Awaitable[_T]]
         )
     except (trio.RunFinishedError, trio.Cancelled) as error:  # noqa: ASYNC103 - of the other loop, which is ending
         raise NotRunningError from error  # noqa: ASYNC104 - as above
+
+
+def _current_token() -> trio.lowlevel.TrioToken | None:
+    try:
+        return trio.lowlevel.current_trio_token()
+    except RuntimeError:  # in no Trio run; `in_trio_run` came later than the oldest Trio that we take
+        return None
