@@ -86,18 +86,7 @@ def parsed(received: bytes) -> Answer:
     head, _, body = received.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    if headers.get("transfer-encoding") == "chunked":
-        body = b"".join(_chunks(body))
     return Answer(int(first.split()[1]), headers, body)
-
-
-def _chunks(body: bytes) -> list[bytes]:
-    found = []
-    while body:
-        size, _, body = body.partition(b"\r\n")
-        found.append(body[: int(size, 16)])
-        body = body[int(size, 16) + 2 :]
-    return found
 
 
 class Events:

@@ -271,19 +271,15 @@ async def test_a_forced_tick_goes_on_when_its_client_leaves() -> None:
 
 @pytest.mark.parametrize("state", ["idle", "draining"])
 async def test_no_tick_is_forced_before_the_start_and_during_the_drain(state: str) -> None:
-    began = []
-
-    async def work(tick: Tick) -> None:
-        began.append(tick)
-
-    supervisor = Supervisor([a_service(work=work)])
+    sweep = a_service()
+    supervisor = Supervisor([sweep])
     if state == "draining":
         supervisor.drain()
         state = "drained"  # it never ran
     async with served(admin_app(supervisor, token=TOKEN)) as port:
         answer = await ask(port, "POST", "/api/services/sweep/tick")
     assert (answer.status, errors_of(answer)) == (503, f"the supervisor is {state}: no tick begins")
-    assert began == []
+    assert sum(sweep.statistics().ticks.values()) == 0
 
 
 async def test_who_forces_a_tick_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -602,13 +598,64 @@ def test_in_an_asyncio_loop_it_asks_the_supervisor_in_its_own_thread() -> None:
     assert (late, refused["error"]) == (503, "the supervisor is drained: no tick begins")
 
 
+@pytest.mark.parametrize("ending", ["while the tick is under way", "before it begins"])
+def test_in_an_asyncio_loop_a_tick_whose_supervisor_goes_away_is_answered(ending: str) -> None:
+    up = threading.Event()
+    at_work = threading.Event()
+
+    async def work(tick: Tick) -> None:
+        at_work.set()
+        await trio.sleep_forever()
+
+    supervisor = Supervisor([a_service(work=work)])
+    token: list[trio.lowlevel.TrioToken] = []
+    scope = trio.CancelScope()
+
+    async def trio_main() -> None:
+        token.append(trio.lowlevel.current_trio_token())
+        with scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(supervisor.run)
+                up.set()
+
+    async def end() -> None:
+        await anyio.to_thread.run_sync(at_work.wait)
+        await anyio.to_thread.run_sync(partial(trio.from_thread.run_sync, scope.cancel, trio_token=token[0]))
+
+    async def asyncio_main() -> tuple[int, Any]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, trio.run, trio_main)
+            await anyio.to_thread.run_sync(up.wait)
+            app = admin_app(supervisor, token=TOKEN)
+            if ending == "while the tick is under way":
+                tasks.start_soon(end)
+                return await _called(app, "POST", "/api/services/sweep/tick")
+            at_work.set()
+            await end()
+        supervisor.__class__ = _StillRunning  # the moment between the question and the crossing
+        supervisor._token = token[0]
+        return await _called(app, "POST", "/api/services/sweep/tick")
+
+    status, answer = anyio.run(asyncio_main, backend="asyncio")
+    if ending == "while the tick is under way":
+        assert (status, answer["outcome"], answer["error"]) == (200, "cancelled", "")
+    else:
+        assert (status, answer["error"]) == (503, "the supervisor stopped before the tick was done")
+
+
+class _StillRunning(Supervisor):
+    @property
+    def state(self) -> Any:
+        return "running"
+
+
 async def _called(app: Any, method: str, path: str) -> tuple[int, Any]:
     headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {TOKEN}".encode())]
     scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "root_path": ""}
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        raise AssertionError("no request of ours has a body that somebody reads")
 
     async def send(message: Any) -> None:
         sent.append(message)

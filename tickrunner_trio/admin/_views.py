@@ -7,12 +7,13 @@ that no reader of the bytes, whatever it takes them for, finds a tag in them.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .. import Outcome, WorkerHealth
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from .. import Service, ServiceStatistics, TickReport
     from ._holders import LockView
 
@@ -57,7 +58,7 @@ def report_view(report: TickReport) -> dict[str, Any]:
         "request_id": report.request_id,
         "outcome": str(report.outcome),
         "result": report.outcome.result,
-        "error": "" if report.error is None else cut(_described(report.error)),
+        "error": cut(_described(report)),
         "scheduled_at": _time(report.scheduled_at),
         "started_at": _time(report.started_at),
         "duration": report.duration,
@@ -93,9 +94,11 @@ def as_json(value: object) -> bytes:
     return text.encode("ascii")
 
 
-def _described(error: BaseException) -> str:
+def _described(report: TickReport) -> str:
+    if report.error is None or report.outcome is Outcome.CANCELLED:  # "cancelled" says it all
+        return ""
     # The fold of health has the words for it.
-    return WorkerHealth("").after(Outcome.FAILED, at=datetime.now(UTC), error=error).last_error
+    return WorkerHealth("").after(Outcome.FAILED, at=report.started_at, error=report.error).last_error
 
 
 def _time(at: datetime | None) -> str | None:
