@@ -20,7 +20,7 @@ nox.options.sessions = ["tests", "lint", "types", "docs"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
-ALL = "[demo,otel,testing,asyncio]"  # the extras
+ALL = "[demo,otel,testing,asyncio,admin]"  # the extras
 CHECKED = ("tickrunner_trio", "examples", "tests", "benchmarks", "docs/conf.py", "noxfile.py")
 PARALLEL = ("--numprocesses=2",)  # each worker has a server of its own; `-- -n0` for one process and --pdb
 
@@ -39,7 +39,7 @@ def install(session: nox.Session, *groups: str, extras: str = "") -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Watch three replicas share work over a real PostgreSQL, and one of them die. Takes the command's options."""
-    install(session, extras="[demo,otel]")
+    install(session, extras="[demo,otel,admin]")
     session.run("tickrunner", "demo", *session.posargs)
 
 
@@ -61,11 +61,19 @@ def tests_lowest(session: nox.Session) -> None:
     """Run the tests with the oldest releases that the library's own bounds allow. Takes pytest's options."""
     install(session, "test", extras=ALL)
     extras = PYPROJECT["project"]["optional-dependencies"]
-    bounds = [*PYPROJECT["project"]["dependencies"], *extras["otel"], *extras["testing"], *extras["asyncio"]]
+    bounds = [*PYPROJECT["project"]["dependencies"]]
+    bounds += [bound for extra in ("otel", "admin", "testing", "asyncio") for bound in extras[extra]]
     oldest = [bound.replace(">=", "==") for bound in bounds]
     # The C half of psycopg must be of the same release as the rest; the SDK pins the release of its API by itself.
     session.install("--quiet", *oldest, "psycopg[binary]")
     session.run("pytest", *PARALLEL, *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Try the admin application's page in Chromium; screenshots go to build/screenshots. Takes pytest's options."""
+    install(session, "browser", extras="[demo,admin]")
+    session.run("pytest", "tests/browser", *session.posargs)
 
 
 @nox.session
@@ -117,7 +125,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation into docs/_build; every warning is an error."""
-    install(session, "docs", extras="[testing,otel]")
+    install(session, "docs", extras="[testing,otel,admin]")
     session.run("sphinx-build", "-q", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build")
     session.log("open docs/_build/index.html")
 
@@ -125,7 +133,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what benchmarks/README.md lists; fail when a figure is out of its bound."""
-    install(session, "bench", extras="[demo,otel]")
+    install(session, "bench", extras="[demo,otel,admin]")
     missed = []
     for benchmark in ("benchmarks/memory.py", "benchmarks/lockers.py", "benchmarks/telemetry.py"):
         try:

@@ -28,13 +28,13 @@ autodoc_typehints = "signature"
 
 # Names of other projects. They are no links: resolving them would need the network at each build.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(trio|asyncio|outcome|psycopg|opentelemetry)(\..*)?"),
+    (r"py:.*", r"(trio|asyncio|outcome|psycopg|opentelemetry|starlette)(\..*)?"),
     (r"py:.*", r"(logging|datetime|collections\.abc|typing|enum|dataclasses|contextlib)(\..*)?"),
     (
         r"py:.*",
         r"(None|True|False|bool|int|float|str|object|BaseException|Exception|TypeError|ValueError|RuntimeError)",
     ),
-    (r"py:class", r"(SearchStrategy|ReadableSpan)"),
+    (r"py:class", r"SearchStrategy|ReadableSpan|Starlette|ASGIApp"),  # of others, by the names that signatures show
     (r"py:class", r"Logger"),  # the alias of `_config` for a logger or an adapter
     (r"py:class", r"MadeLocker"),  # the alias of `testing` for a locker, or what gives one on ``async with``
 ]
