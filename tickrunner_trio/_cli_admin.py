@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class AdminOptions:
     host: str
     port: int
     names: tuple[str, ...]  #: Of this machine, beside ``host``, as they stand in the addresses of browsers.
-    token: str
+    token: str = field(repr=False)
     is_random: bool  #: Whether nobody knows the token yet.
     as_json: bool  #: Whether it is printed as a JSON line, as the logs are.
 

@@ -215,6 +215,7 @@ def test_a_drain_is_shown(site: Site, open_page: Callable[..., Page]) -> None:
     expect(row(page, "replication")).to_contain_text("so far")
     site.call(site.supervisor.drain)
     expect(page.locator("#summary")).to_contain_text("supervisor draining")
+    expect(page.locator("#connection")).to_have_text("draining: no more ticks")
 
 
 # -- For everybody -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ let token = sessionStorage.getItem(STORED) || "";
 let skew = 0; // ms that the server's clock is ahead of this one
 let stream = null; // aborts the stream that is open
 let rows = new Map();
+let supervisor = ""; // its state, as it was last heard of
 
 // -- Words --------------------------------------------------------------------------------------------------------
 
@@ -200,6 +201,7 @@ function announce(text) {
 }
 
 function showBoard(board) {
+  supervisor = board.supervisor;
   const table = document.querySelector("table");
   const names = board.services.map((service) => service.name);
   if (names.join() !== [...rows.keys()].join()) {
@@ -285,7 +287,7 @@ async function follow() {
       mine.signal.removeEventListener("abort", stop);
     }
     if (mine.signal.aborted) return;
-    connection("off", `${why}, trying again`);
+    connection("off", supervisor.startsWith("drain") ? "draining: no more ticks" : `${why}, trying again`);
     await new Promise((resolve) => setTimeout(resolve, patience));
     patience = Math.min(patience * 1.6, 10_000);
   }
