@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from scripted import ScriptedLocker, service, virtually
+from scripted import service, virtually
 
 from tickrunner_trio import MemoryLocker, Outcome, Supervisor
 from tickrunner_trio._utc import utc_at, utc_offset
+from tickrunner_trio.testing import Busy, ScriptedLocker
 
 if TYPE_CHECKING:
     from tickrunner_trio import Tick
@@ -97,7 +98,7 @@ def test_a_skipped_tick_leaves_the_last_duration() -> None:
         locker = ScriptedLocker()
         sweep = service(take_three_seconds, locker)
         await sweep.tick()
-        locker.busy = True
+        locker.otherwise = Busy()
         await sweep.tick()
         assert sweep.statistics().last_duration == 3.0
         assert sweep.statistics().ticks == counted(success=1, busy=1)
