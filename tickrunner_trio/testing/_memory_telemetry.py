@@ -40,9 +40,10 @@ class MemoryMetrics:
     """
 
     def __init__(self, *others: MetricReader, reader: InMemoryMetricReader | None = None) -> None:
-        self.reader = InMemoryMetricReader() if reader is None else reader
-        self.provider = MeterProvider([*others, self.reader], shutdown_on_exit=False)
-        self.providers = {"meter_provider": self.provider}  #: What a `Service` takes: ``Service(config, **providers)``.
+        self.reader: InMemoryMetricReader = InMemoryMetricReader() if reader is None else reader
+        self.provider: MeterProvider = MeterProvider([*others, self.reader], shutdown_on_exit=False)
+        #: What a `Service` takes: ``Service(config, **providers)``.
+        self.providers: dict[str, Any] = {"meter_provider": self.provider}
 
     def read(self) -> dict[str, dict[Key, Any]]:
         """Collect, and return the points of each instrument of this library: ``read()["ticks"][key({...})]``.
@@ -98,8 +99,8 @@ class MemorySpans:
     """
 
     def __init__(self, sampler: Sampler | None = None) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.exporter: InMemorySpanExporter = InMemorySpanExporter()
+        self.provider: TracerProvider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.providers = {
             "tracer_provider": self.provider
@@ -118,8 +119,8 @@ class MemoryTelemetry:
     """
 
     def __init__(self) -> None:
-        self.traces = MemorySpans()
-        self.meters = MemoryMetrics()
+        self.traces: MemorySpans = MemorySpans()
+        self.meters: MemoryMetrics = MemoryMetrics()
         self.providers: dict[str, Any] = {**self.traces.providers, **self.meters.providers}
 
     @property
