@@ -20,6 +20,7 @@ nox.options.sessions = ["tests", "lint", "types", "docs"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
+ALL = "[demo,otel,testing,asyncio,admin]"  # the extras
 CHECKED = ("tickrunner_trio", "examples", "tests", "benchmarks", "docs/conf.py", "noxfile.py")
 PARALLEL = ("--numprocesses=2",)  # each worker has a server of its own; `-- -n0` for one process and --pdb
 
@@ -38,14 +39,14 @@ def install(session: nox.Session, *groups: str, extras: str = "") -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Watch three replicas share work over a real PostgreSQL, and one of them die. Takes the command's options."""
-    install(session, extras="[demo,otel]")
+    install(session, extras="[demo,otel,admin]")
     session.run("tickrunner", "demo", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python that runs nox. Takes pytest's options."""
-    install(session, "test", extras="[demo,otel]")
+    install(session, "test", extras=ALL)
     session.run("pytest", *PARALLEL, *session.posargs)
 
 
@@ -58,12 +59,21 @@ def tests_all(session: nox.Session) -> None:
 @nox.session
 def tests_lowest(session: nox.Session) -> None:
     """Run the tests with the oldest releases that the library's own bounds allow. Takes pytest's options."""
-    install(session, "test", extras="[demo,otel]")
-    bounds = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["otel"]]
+    install(session, "test", extras=ALL)
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    bounds = [*PYPROJECT["project"]["dependencies"]]
+    bounds += [bound for extra in ("otel", "admin", "testing", "asyncio") for bound in extras[extra]]
     oldest = [bound.replace(">=", "==") for bound in bounds]
     # The C half of psycopg must be of the same release as the rest; the SDK pins the release of its API by itself.
     session.install("--quiet", *oldest, "psycopg[binary]")
     session.run("pytest", *PARALLEL, *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Try the admin application's page in Chromium; screenshots go to build/screenshots. Takes pytest's options."""
+    install(session, "browser", extras="[demo,admin]")
+    session.run("pytest", "tests/browser", *session.posargs)
 
 
 @nox.session
@@ -76,7 +86,7 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and report the lines and branches that none of them reached. Takes `coverage report`'s options."""
-    install(session, "coverage", extras="[demo,otel]")
+    install(session, "coverage", extras=ALL)
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-q")
     session.run("coverage", "combine", "--quiet")
@@ -86,7 +96,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Change the pure modules place by place: each time a test fails, or tests/survivors.toml says why none does."""
-    install(session, "mutants", extras="[demo,otel]")
+    install(session, "mutants", extras=ALL)
     shutil.rmtree("mutants", ignore_errors=True)  # mutmut lets the verdicts of an earlier run stand, whatever the tests
     session.run("mutmut", "run", *session.posargs)
     session.run("python", "tests/survivors.py")
@@ -105,7 +115,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Hold package, example and benchmarks to mypy strict, the package to pyright strict and complete public types."""
-    install(session, "types", "bench", extras="[demo,otel]")
+    install(session, "types", "bench", extras=ALL)
     session.run("mypy")
     session.run("mypy", "benchmarks")
     session.run("pyright", "--pythonpath", str(Path(session.virtualenv.bin, "python")))
@@ -115,7 +125,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation into docs/_build; every warning is an error."""
-    install(session, "docs")
+    install(session, "docs", extras="[testing,otel,admin]")
     session.run("sphinx-build", "-q", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build")
     session.log("open docs/_build/index.html")
 
@@ -123,7 +133,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what benchmarks/README.md lists; fail when a figure is out of its bound."""
-    install(session, "bench", extras="[demo,otel]")
+    install(session, "bench", extras="[demo,otel,admin]")
     missed = []
     for benchmark in ("benchmarks/memory.py", "benchmarks/lockers.py", "benchmarks/telemetry.py"):
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import outcome
 import pytest
@@ -24,6 +24,11 @@ from tickrunner_trio import (
     request_id,
 )
 from tickrunner_trio.testing import Busy, Fails, Grant, ScriptedLocker, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tickrunner_trio import Lease
 
 
 async def nothing(tick: Tick) -> None:
@@ -105,6 +110,51 @@ def test_work_whose_lock_is_lost_is_lock_lost_and_cancelled() -> None:
     assert report.outcome is Outcome.LOCK_LOST
     assert isinstance(report.error, LockLostError)
     assert stopped == [2.0]
+
+
+@pytest.mark.parametrize("late", [0, 5])
+def test_the_error_of_a_timeout_says_how_long_the_work_took_to_stop(late: int) -> None:
+    async def work(tick: Tick) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(3 + late)
+
+    report = tick_of(work, tick_timeout=3)
+    assert report.duration == 3 + late
+    assert getattr(report.error, "__notes__", []) == ["the work stopped 5.000 s later"] * bool(late)
+    assert str(report.error) == "the work of sweep took longer than tick_timeout=3 seconds"
+
+
+def test_the_error_of_a_loss_says_how_long_the_work_took_to_stop_if_the_lease_knows() -> None:
+    class KnowingLease:
+        def __init__(self, lease: Lease) -> None:
+            self.lock_id, self.epoch = lease.lock_id, lease.epoch
+            self._lease = lease
+
+        @property
+        def lost(self) -> bool:
+            return self._lease.lost
+
+        def lost_for(self) -> float:
+            return 5.0
+
+        def tell_if_overstayed(self, tell: object) -> None:
+            """Nobody does."""
+
+    class KnowingLocker:
+        async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
+            return await always(Grant(lost_after=1)).with_advisory_lock(lock_id, lambda lease: fn(KnowingLease(lease)))
+
+    report = tick_of(nothing_but_shielded_sleep, KnowingLocker())
+    assert report.outcome is Outcome.LOCK_LOST
+    assert getattr(report.error, "__notes__", []) == ["the work stopped 5.000 s later"]
+    report = tick_of(nothing_but_shielded_sleep, always(Grant(lost_after=1)))
+    assert report.outcome is Outcome.LOCK_LOST
+    assert not hasattr(report.error, "__notes__")
+
+
+async def nothing_but_shielded_sleep(tick: Tick) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.sleep(6)
 
 
 def test_a_lost_lock_comes_before_the_timeout_and_before_the_error() -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pty
+import re
 import secrets
 import shutil
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -422,6 +424,7 @@ def test_the_demo_keeps_its_promises_and_leaves_nothing(traces: Traces) -> None:
     lines = output.splitlines()
     assert lines[-1] == "Every promise was kept."
     assert [line.endswith(": up") for line in lines].count(True) == 3
+    assert len(re.findall(r"replica-\d: look at it on http://127\.0\.0\.1:\d+/#token=\S{43,}\n", output)) == 3
     assert any(line.endswith("killed with SIGKILL") for line in lines)
     verdict = lines[lines.index("What the work itself recorded:") :]
     assert [line.split()[0] for line in verdict[1:5]] == ["replication", "rebalancing", "expiry", "cleanup_queue"]
@@ -577,6 +580,31 @@ def _is_replica(pid: int) -> bool:
 
 
 @on_linux
+def test_each_replica_can_be_looked_at_and_a_token_that_all_were_given_is_not_shown(traces: Traces) -> None:
+    arguments = ("--seconds", "60", "--replicas", "1")
+    with started("demo", *arguments, TICKRUNNER_ADMIN_TOKEN="sesame", **traces.environment) as process:
+        address = process.wait_for("replica-1: look at it on ").rpartition(" ")[2]
+        process.wait_for("replica-1: up")
+        with urllib.request.urlopen(f"{address}readyz", timeout=30) as reply:
+            assert json.load(reply) == {"ready": True, "supervisor": "running"}
+        process.signal(signal.SIGINT)
+        status, output, errors = process.end()
+    assert (status, errors) == (130, "")
+    assert "sesame" not in output
+
+
+def test_without_the_extra_the_replicas_have_no_admin_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--admin" in _demo_replica._COMMAND
+    find_spec = importlib.util.find_spec
+    with monkeypatch.context() as without:
+        without.setattr(importlib.util, "find_spec", lambda name: None if name == "h11" else find_spec(name))
+        importlib.reload(_demo_replica)
+        assert "--admin" not in _demo_replica._COMMAND
+    importlib.reload(_demo_replica)
+    assert "--admin" in _demo_replica._COMMAND
+
+
+@on_linux
 def test_on_a_terminal_the_demo_shows_a_table_until_ctrl_c(traces: Traces) -> None:
     package_parent = str(Path(tickrunner_trio.__file__).parent.parent)
     environment = {**os.environ, **traces.environment, "PYTHONPATH": package_parent, "COLUMNS": "100", "LINES": "40"}
@@ -605,6 +633,7 @@ def test_on_a_terminal_the_demo_shows_a_table_until_ctrl_c(traces: Traces) -> No
         finally:
             demo.kill()
             os.close(terminal)
+    assert shown.count(b": look at it on http://127.0.0.1:") == 2
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l"), "the cursor was not shown again"
     assert traces.processes() == set()
     assert traces.files() == []

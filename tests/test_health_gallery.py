@@ -382,15 +382,14 @@ def run(
     chance: int | None = None,
     *,
     phases: list[Phase] = WITHOUT_SHRINKING,
-    several: bool = False,
 ) -> None:
-    """Run it, up to the first failure unless several are wanted. The chance is a seed; None: as in CI."""
+    """Run it, up to the first failure. The chance is a seed; None: as in CI."""
     how = settings(
         max_examples=EXAMPLES,
         derandomize=chance is None,
         database=None,
         deadline=None,
-        report_multiple_bugs=several,
+        report_multiple_bugs=False,
         phases=phases,
     )
     # A class of its own: the seed stays with it.
@@ -424,20 +423,6 @@ def test_a_reporter_may_be_mutable_if_its_snapshots_are_not() -> None:
 def raises(path: str) -> list[tuple[str, int]]:
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
     return [(path, node.lineno) for node in ast.walk(tree) if isinstance(node, ast.Raise)]
-
-
-def test_two_bugs_are_reported_as_two() -> None:
-    class BothBugs(GatedIsShownAsStandby):
-        def right(self, outcome: Outcome, at: datetime, error: BaseException | None) -> Any:
-            right = super().right(outcome, at, error)
-            return replace(right, last_failure=None)
-
-    with pytest.raises(ExceptionGroup) as failures:
-        run(machine_for(BothBugs), phases=[Phase.generate, Phase.shrink], several=True)
-    assert {str(each).split(":")[0] for each in failures.value.exceptions} == {
-        "Outcome.GATED is shown as DISABLED",
-        "An error (Outcome.FAILED) sets last_failure",
-    }
 
 
 def test_the_failure_shrinks_to_steps_that_a_person_would_write() -> None:

@@ -18,18 +18,19 @@ ROOT = Path(__file__).parents[1] / "tickrunner_trio"
 #: Which modules make a layer. A trailing * stands for any ending.
 MODULES = {
     "abc": ["abc", "_errors"],
-    "pure": ["_config", "_outcome", "_schedule", "_health", "_lock_ids", "lockers._timing"],
+    "pure": ["_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "lockers._timing"],
     "observing": ["_audit", "_surroundings", "_utc", "_telemetry*"],
-    "running": ["_attempt", "_watching", "_reporting", "_service", "_supervisor", "_passes"],
+    "running": ["_attempt", "_watching", "_forced", "_reporting", "_service", "_supervisor", "_passes"],
     "lockers": [
         *("lockers", "lockers._memory", "lockers._postgres", "lockers._lock_book", "lockers._lease", "lockers._clock"),
         *("lockers._losses", "lockers._driver"),
         *("lockers._statistics", "lockers._session_thread", "lockers._session", "lockers._connection"),
         "lockers._holders",
     ],
+    "bridges": ["bridges", "_thread_work", "_asyncio_work", "_asyncio_tasks", "_foreign"],
     "contents": [""],  # the package itself
     "testing": ["testing*"],
-    "edges": ["_cli*", "_demo*", "__main__"],
+    "edges": ["_cli*", "_demo*", "__main__", "admin*"],
     "alone": ["_local_postgres", "_postgres_keeper"],
 }
 
@@ -40,6 +41,7 @@ LAYERS = {
     "observing": ["abc", "pure"],
     "running": ["abc", "pure", "observing"],
     "lockers": ["abc", "pure", "observing"],
+    "bridges": ["abc", "pure", "observing"],
     "contents": ["abc", "pure", "observing", "running", "lockers"],
     "testing": ["abc", "pure", "observing", "running", "lockers", "alone"],
     "edges": ["contents", "alone"],
@@ -55,11 +57,15 @@ PACKAGES = {
     "testing._database": {"psycopg"},
     "testing._memory_telemetry": {"opentelemetry"},
     "testing.pytest_plugin": {"pytest"},
+    "bridges": {"trio", "outcome"},
     "edges": {"trio"},
-    **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_meters", "_registry", "_spans")},
+    **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_events", "_meters", "_registry", "_spans")},
     "_cli_sdk": {"opentelemetry"},
     "lockers._connection": {"psycopg"},
     **{f"testing.{module}": {"hypothesis"} for module in ("strategies", "_fault_plans", "_health_machine")},
+    **{f"admin.{module}": {"starlette"} for module in ("_app", "_guard")},
+    **{f"admin.{module}": {"anyio"} for module in ("_board", "_crossing", "_holders", "_stream")},
+    "admin._serving": {"h11"},
     "_demo": {"psycopg", "rich"},
     "_demo_table": {"rich"},
     "_demo_database": {"psycopg"},
@@ -190,6 +196,9 @@ def test_the_table_names_no_module_that_is_gone() -> None:
         ("lockers._memory", "from .._service import Service"),
         ("_service", "from opentelemetry import trace"),
         ("_telemetry._names", "from opentelemetry import trace"),
+        ("_service", "from .bridges import thread_work"),
+        ("_thread_work", "from ._service import Service"),
+        ("", "from .bridges import thread_work"),
         ("_cli_run", "from ._service import Service"),
         ("_cli_run", "import rich"),
         ("_service", "from .testing import Judged"),
@@ -223,4 +232,5 @@ def test_importing_the_package_loads_nothing_that_only_some_need() -> None:
     program = "import sys, tickrunner_trio; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "trio" in loaded
-    assert {"psycopg", "psycopg_binary", "rich", "opentelemetry.sdk", "hypothesis"}.isdisjoint(loaded)
+    heavy = {"psycopg", "psycopg_binary", "rich", "opentelemetry.sdk", "hypothesis", "trio_asyncio", "asyncio"}
+    assert (heavy | {"starlette", "h11"}).isdisjoint(loaded)

@@ -16,7 +16,7 @@ TESTS = Path(__file__).parent
 PINS = {"derandomize", "seed", "register_profile", "load_profile", "reproduce_failure", "random"}
 
 #: Where it is meant: the profiles themselves, and bugs that have to be found whatever the seed.
-PINNED_ON_PURPOSE = {"conftest.py", "test_health_gallery.py"}
+PINNED_ON_PURPOSE = {"conftest.py", "test_cluster_rules.py", "test_faults.py", "test_health_gallery.py"}
 
 
 def settings_under(**environment: str) -> str:

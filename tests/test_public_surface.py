@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import tickrunner_trio
-from tickrunner_trio import Config, HealthState, MemoryLocker, Outcome, Tick, TickReport, WorkerHealth
+from tickrunner_trio import Config, HealthState, MemoryLocker, Outcome, Tick, TickReport, WorkerHealth, bridges
 
 NAMES = {
     *("Config", "Service", "Supervisor", "Tick", "TickReport", "Outcome", "WorkerHealth", "HealthState"),
+    "ServiceStatistics",
     *("AdvisoryLocker", "Lease", "MemoryLocker", "PostgresLocker"),
     *("LockLostError", "DatabaseUnavailableError", "LockerConfigurationError"),
     *("component_logger", "TickContextFilter", "request_id", "lock_id_for"),
@@ -55,6 +56,13 @@ def test_it_says_what_it_promises(name: str, value: object) -> None:
     own = value.__doc__ or (name == "TickContextFilter.filter" and inspect.getdoc(value))
     assert own
     assert not own.startswith(f"{name}(")  # what dataclass writes when nobody does
+
+
+@pytest.mark.parametrize("name", ["asyncio_work", "thread_work"])
+def test_the_bridges_are_public_beside_it_and_say_what_they_promise(name: str) -> None:
+    assert sorted(bridges.__all__) == ["asyncio_work", "thread_work"]
+    assert "Cancellation handling:" in (getattr(bridges, name).__doc__ or "")
+    assert next(iter(inspect.signature(getattr(bridges, name)).parameters)) == "fn"
 
 
 @pytest.mark.parametrize("name", [name for name, value in public().items() if callable(value)])

@@ -40,7 +40,7 @@ def test_the_attributes_of_the_span_are_those_of_the_code() -> None:
         *(_names.SERVICE, _names.LOCK_ID, _names.REQUEST_ID, _names.NUMBER, _names.FUNCTION),
         *(_names.LATENESS, _names.EPOCH, _names.OUTCOME, _names.ERROR_TYPE),
     }
-    assert f"`{_names.LOCK_LOST}`" in PAGE
+    assert all(f"`{name}`" in PAGE for name in (_names.LOCK_LOST, _names.THREAD_STOPPED, _names.STOPPED_AFTER))
 
 
 def test_the_reasons_for_a_lost_session_are_those_of_the_code() -> None:

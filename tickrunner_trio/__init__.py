@@ -2,20 +2,22 @@
 
 # The house, from the ground up. Arrows of import point downwards only; tests/test_layers.py holds the modules to it.
 #
-#     edges        _cli, _demo: import the library, never the other way
+#     edges        _cli, _demo, admin/ (an ASGI application and its server): import the library, never the other way
 #     testing      testing/: what users of the library test with, and the only importer of Hypothesis and pytest.
 #                  cluster <- play <- process, session and server, judged by timeline; conformance <- promises <-
 #                  trial; scripted locker; strategies, health machine
 #     ---------------------------------------------------------------------------------------------------------
+#     bridges      bridges: what turns foreign functions into work: _thread_work; _asyncio_work, on its _asyncio_tasks;
+#                  _foreign, their names. Nothing below or beside imports them
 #     lockers      lockers/: memory; postgres (the Trio face) and session thread, with the lock book between them; under
 #                  the thread session, then connection (the only importer of psycopg); holders, clock, driver,
 #                  statistics
-#     running      _attempt (one tick) <- _service (one loop) <- _supervisor (many); _watching, _reporting,
-#                  _passes
+#     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _watching,
+#                  _reporting, _passes
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _surroundings (what simulations
 #                  replace); _telemetry/ (the only importer of opentelemetry: spans, and integers that exporters read)
-#     pure         _config, _outcome, _schedule, _health, _lock_ids, lockers/_timing (the arithmetic of the lease):
-#                  no await, no I/O, time comes in as an argument
+#     pure         _config, _outcome, _schedule, _health, _statistics, _lock_ids, lockers/_timing (the arithmetic of
+#                  the lease): no await, no I/O, time comes in as an argument
 #     abc          abc (what others implement), _errors
 #
 #     _local_postgres and its _postgres_keeper stand alone: a throw-away server for demo and tests, which imports
@@ -39,6 +41,7 @@ from ._passes import MSG_PASS_FAILED as MSG_PASS_FAILED
 from ._passes import MSG_QUOTA_METRICS_REFRESH_FAILED as MSG_QUOTA_METRICS_REFRESH_FAILED
 from ._passes import handle_pass_result as handle_pass_result
 from ._service import Service as Service
+from ._statistics import ServiceStatistics as ServiceStatistics
 from ._supervisor import Supervisor as Supervisor
 from .abc import AdvisoryLocker as AdvisoryLocker
 from .abc import Lease as Lease

@@ -71,13 +71,13 @@ class Attempt:
         "_publish",
         "_span",
         "_tracer",
-        "_utc_offset",
         "_work",
         "forced",
         "report",
         "request_id",
         "scheduled_at",
         "started_at",
+        "utc_offset",
     )
 
     def __init__(
@@ -103,7 +103,7 @@ class Attempt:
         self._publish = publish
         self._tracer = tracer
         self._span: TickSpan | None = None
-        self._utc_offset = utc_offset()
+        self.utc_offset = utc_offset()
         self._approach = trio.CancelScope()
         self._begun = False
         self._asked_at: float | None = None  #: When the locker was; None under a lock that is held already.
@@ -149,6 +149,11 @@ class Attempt:
         with request_id_set_to(self.request_id):
             if self._gate_is_open():
                 await self._work_under(lease)
+
+    @property
+    def work_began_at(self) -> float | None:
+        """When the work began that has not been judged yet, on Trio's clock; None while there is none."""
+        return self.started_at if self._begun and self.report is None else None
 
     def drop(self) -> None:
         """Cancel the attempt if its work has not begun; synchronous, and idempotent."""
@@ -200,8 +205,8 @@ class Attempt:
             lock_id=self._lock_id,
             request_id=self.request_id,
             number=self._number,
-            scheduled_at=utc_at(self.scheduled_at, self._utc_offset),
-            started_at=utc_at(self.started_at, self._utc_offset),
+            scheduled_at=utc_at(self.scheduled_at, self.utc_offset),
+            started_at=utc_at(self.started_at, self.utc_offset),
             epoch=epoch,
             forced=self.forced,
             log=self._log,
@@ -220,11 +225,18 @@ class Attempt:
             _, error = await _caught(scope, self._work, tick)
         outcome = judge(lost=lease.lost, cancelled=_is_cancelled(), timed_out=scope.cancel_called, error=error)
         seconds = lost_for(watched_lease) if watched_lease is not None and outcome is Outcome.LOCK_LOST else 0.0
-        self._report(outcome, self._error_for(outcome, error), epoch, lost_for=seconds)
+        stopped_after = trio.current_time() - scope.deadline if outcome is Outcome.TIMED_OUT else seconds
+        self._report(outcome, self._error_for(outcome, error, stopped_after), epoch, lost_for=seconds)
         _raise_what_ends_more(error)
 
-    def _error_for(self, outcome: Outcome, error: BaseException | None) -> BaseException | None:
-        """Return what the report names as the error; what the work raised becomes its cause."""
+    def _error_for(
+        self, outcome: Outcome, error: BaseException | None, stopped_after: float = 0.0
+    ) -> BaseException | None:
+        """Return what the report names as the error; what the work raised becomes its cause.
+
+        A note says how long the work took to stop, in seconds, where that is known. It is no part of the message, which
+        is to be the same each time for those who count messages.
+        """
         named: BaseException
         match outcome:
             case Outcome.LOCK_LOST:
@@ -235,6 +247,8 @@ class Attempt:
                 )
             case _:
                 return error
+        if stopped_after > 0:
+            named.add_note(f"the work stopped {stopped_after:.3f} s later")
         if isinstance(error, Exception):
             named.__cause__ = error
         return named
@@ -289,8 +303,8 @@ class Attempt:
             request_id=self.request_id,
             outcome=outcome,
             error=error,
-            scheduled_at=utc_at(self.scheduled_at, self._utc_offset),
-            started_at=utc_at(self.started_at, self._utc_offset),
+            scheduled_at=utc_at(self.scheduled_at, self.utc_offset),
+            started_at=utc_at(self.started_at, self.utc_offset),
             duration=judged_at - self.started_at,
             lateness=self._lateness(),
             epoch=epoch,
@@ -303,7 +317,7 @@ class Attempt:
                 if span is not None:
                     span.judged(self.report, lost_for=lost_for)
             finally:  # whatever a span processor raises that is no `Exception`
-                self._publish(self.report, utc_at(judged_at, self._utc_offset))
+                self._publish(self.report, utc_at(judged_at, self.utc_offset))
                 self._meter.record(self.report, asked_for=self._asked_for)
         finally:
             if span is not None:

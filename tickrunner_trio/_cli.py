@@ -58,12 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ._cli_loading import load  # noqa: PLC0415 - see the docstring of the module
+    from ._cli_admin import admin_options  # noqa: PLC0415 - see the docstring of the module
+    from ._cli_loading import load  # noqa: PLC0415
     from ._cli_logging import configure_logging, end_stdout  # noqa: PLC0415
     from ._cli_run import run_services, signals_restored  # noqa: PLC0415
     from ._cli_telemetry import telemetry_of_environment  # noqa: PLC0415
 
     configure_logging(options.log_format, options.log_level)
+    admin = admin_options(
+        options.admin,
+        token_file=options.admin_token_file,
+        names=options.admin_host,
+        as_json=options.log_format == "json",
+    )
     open_services = load(options.target)
     # Metrics are read for the last time when everything has ended, and end with the services that they are about.
     kept: list[Service] = []
@@ -73,6 +80,7 @@ def _run(options: argparse.Namespace) -> int:
         drain_timeout=options.drain_timeout,
         stop_at_eof=options.stop_at_eof,
         kept=kept,
+        admin=admin,
     )
     try:
         with signals_restored(), telemetry_of_environment(options.target.partition(":")[0].partition(".")[0]):
@@ -128,7 +136,8 @@ def _parser() -> argparse.ArgumentParser:
         help="run services until SIGINT or SIGTERM",
         description="Run services. SIGINT or SIGTERM drains them, exit status 0; a second signal cancels the work in "
         "flight, exit status 128 + the number of the signal. OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_METRICS_EXPORTER and "
-        "the other variables of OpenTelemetry ask for traces, metrics and logs.",
+        "the other variables of OpenTelemetry ask for traces, metrics and logs. TICKRUNNER_ADMIN_TOKEN is the token of "
+        "--admin.",
     )
     run.set_defaults(command=_run)
     run.add_argument("target", metavar="module:attribute", help=_TARGET)
@@ -150,6 +159,23 @@ def _parser() -> argparse.ArgumentParser:
         "--stop-at-eof",
         action="store_true",
         help="drain also when standard input ends, as it does when the process that started this one dies",
+    )
+    run.add_argument(
+        "--admin",
+        metavar="[HOST:]PORT",
+        help="serve a page with the services, their JSON, /healthz and /readyz there; on 127.0.0.1 if no HOST is given",
+    )
+    run.add_argument(
+        "--admin-token-file",
+        metavar="FILE",
+        help="the token of --admin; default: TICKRUNNER_ADMIN_TOKEN, or one that is made at random and printed once",
+    )
+    run.add_argument(
+        "--admin-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name under which browsers reach --admin, beside localhost and addresses; may be given several times",
     )
     run.add_argument("--traceback", action="store_true", help="show the whole traceback of what failed")
 

@@ -29,12 +29,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from . import Supervisor
+from ._cli_admin import serve
 from ._cli_errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from . import Service
+    from ._cli_admin import AdminOptions
     from ._cli_loading import OpenServices
 
 #: Beside ``tickrunner_trio.component``, which is where the services log.
@@ -47,7 +49,12 @@ _ORPHAN_GRACE = 5.0
 
 
 async def run_services(
-    open_services: OpenServices, *, drain_timeout: float, stop_at_eof: bool, kept: list[Service]
+    open_services: OpenServices,
+    *,
+    drain_timeout: float,
+    stop_at_eof: bool,
+    kept: list[Service],
+    admin: AdminOptions | None = None,
 ) -> int:
     """Run the services until a signal drains them, and return the exit status.
 
@@ -56,9 +63,11 @@ async def run_services(
         drain_timeout: seconds that work in flight may take after the first signal before it is cancelled.
         stop_at_eof: take the end of standard input, which the death of the parent brings about, for a first signal.
         kept: the services are put into it, so that the caller may keep them alive; most are made while they are opened.
+        admin: how the admin application is served, from before the services start until they are drained; None: not.
 
     Raises:
-        CommandError: the services could not be opened, or they contradict each other. In groups, perhaps.
+        CommandError: the services could not be opened, or they contradict each other, or the admin application cannot
+            listen. In groups, perhaps.
 
     Signals that come after it has returned do nothing; `signals_restored` ends that.
 
@@ -74,6 +83,8 @@ async def run_services(
             async with open_services() as services:
                 kept.extend(services)
                 stopping.supervisor = _supervisor(services, drain_timeout)
+                if admin is not None:  # not within the context manager's own nursery, whatever that does
+                    await nursery.start(serve, admin, stopping.supervisor)
                 _log.info("services started", extra={"services": [_description(service) for service in services]})
                 await stopping.supervisor.run()
                 # It returns only after a drain, and cuts work short exactly when the time for that is over.

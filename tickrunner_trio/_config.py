@@ -104,7 +104,7 @@ def _check_seconds(field: str, value: object) -> None:
 
 def _check_locker(locker: object) -> None:
     method = getattr(locker, "with_advisory_lock", None)
-    if isinstance(locker, type) or not _is_async_callable(method):
+    if isinstance(locker, type) or not is_async_callable(method):
         raise TypeError(
             f"locker must be an object with an async method with_advisory_lock(lock_id, fn), got {locker!r}: "
             "use a PostgresLocker, or a MemoryLocker where one process is all there is"
@@ -112,7 +112,7 @@ def _check_locker(locker: object) -> None:
 
 
 def _check_async(field: str, function: object) -> None:
-    if not _is_async_callable(function):
+    if not is_async_callable(function):
         raise TypeError(
             f"{field} must be an async function of one argument, the Tick, got {function!r}: "
             f"write 'async def {field}(tick): ...'"
@@ -122,7 +122,7 @@ def _check_async(field: str, function: object) -> None:
 def _check_plain(field: str, function: object) -> None:
     if not callable(function):
         raise TypeError(f"{field} must be a plain function, got {function!r}: write one with 'def'")
-    if _is_async_callable(function) or _yields(function):
+    if is_async_callable(function) or yields(function):
         raise TypeError(f"{field} must be a plain function, got the async or generator {function!r}: use 'def'")
 
 
@@ -133,7 +133,7 @@ def _check_cadence(cadence: object) -> None:
         raise ValueError(f"cadence must be 'cluster' or 'replica', got {cadence!r}: use one of the two")
 
 
-def _is_async_callable(function: object) -> bool:
+def is_async_callable(function: object) -> bool:
     """Whether calling it gives a coroutine: an async function or method, a partial of one, an async ``__call__``."""
     function = _unwrapped(function)
     return inspect.iscoroutinefunction(function) or (
@@ -143,7 +143,7 @@ def _is_async_callable(function: object) -> bool:
     )
 
 
-def _yields(function: object) -> bool:
+def yields(function: object) -> bool:
     function = _unwrapped(function)
     candidates = (function, _call_of(function))
     return any(inspect.isasyncgenfunction(each) or inspect.isgeneratorfunction(each) for each in candidates)

@@ -23,17 +23,18 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from ._cli_admin import TOKEN_VARIABLE
 from ._cli_errors import CommandError, UsageError
 from ._demo_table import Board, rich_table
 from ._demo_verdict import Evidence, Kill, judge, report, takeover_bound
 from ._local_postgres import LocalPostgresError, local_postgres, server_binaries
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+    from collections.abc import AsyncGenerator, Generator, Mapping
 
     from rich.live import Live
 
@@ -129,6 +130,9 @@ async def _watch(database: DemoDatabase, replicas: list[Replica], *, seconds: fl
     async with _shown(board, database) as say, trio.open_nursery() as nursery:
 
         def tell(replica: str, record: Mapping[str, Any]) -> None:
+            # A token that the environment gives to all of them is not printed.
+            if link := record.get("admin_link") or (TOKEN_VARIABLE in os.environ and record.get("admin_address")):
+                say(f"{replica}: look at it on {link}", stays=True)
             if (line := board.hear(replica, record)) is not None:
                 say(line)
             if len(board.up) == len(replicas):
@@ -171,8 +175,13 @@ async def _watch(database: DemoDatabase, replicas: list[Replica], *, seconds: fl
     )
 
 
+class _Say(Protocol):
+    def __call__(self, line: str, *, stays: bool = False) -> None:
+        """Tell a line, below the table if there is one; one that stays, above it."""
+
+
 @contextlib.asynccontextmanager
-async def _shown(board: Board, database: DemoDatabase) -> AsyncGenerator[Callable[[str], None]]:
+async def _shown(board: Board, database: DemoDatabase) -> AsyncGenerator[_Say]:
     """Keep the board up to date and on show within the block; what is given to the yielded function is told with it."""
     began_at = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -183,11 +192,15 @@ async def _shown(board: Board, database: DemoDatabase) -> AsyncGenerator[Callabl
 
             live = stack.enter_context(Live(auto_refresh=False))
 
-        def say(line: str) -> None:
+        def say(line: str, *, stays: bool = False) -> None:
             nonlocal said
-            said = f"{time.monotonic() - began_at:5.1f} s  {line}"
+            now = f"{time.monotonic() - began_at:5.1f} s  {line}"
             if live is None:
-                print(said, flush=True)
+                print(now, flush=True)
+            elif stays:
+                live.console.print(now, soft_wrap=True, highlight=False, markup=False)
+            else:
+                said = now
 
         async def refresh() -> None:
             while True:

@@ -8,6 +8,7 @@ own, so that Ctrl-C on the terminal reaches the demo only.
 from __future__ import annotations
 
 import collections
+import importlib.util
 import json
 import signal
 import subprocess
@@ -28,7 +29,9 @@ DRAIN_SECONDS = 10.0
 _PATIENCE = 5.0
 
 _ARGUMENTS = ("run", "object_store.app:services", "--log-format", "json", "--log-level", "debug", "--stop-at-eof")
-_COMMAND = (sys.executable, "-m", "tickrunner_trio", *_ARGUMENTS, "--drain-timeout", str(DRAIN_SECONDS))
+#: The page of each replica, where the extra "admin" is installed; on a port that the system chooses.
+_ADMIN = ("--admin", "127.0.0.1:0") if all(map(importlib.util.find_spec, ("starlette", "anyio", "h11"))) else ()
+_COMMAND = (sys.executable, "-m", "tickrunner_trio", *_ARGUMENTS, "--drain-timeout", str(DRAIN_SECONDS), *_ADMIN)
 
 
 class Replica:

@@ -27,6 +27,7 @@ import math
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import trio
@@ -34,15 +35,17 @@ import trio
 from ._attempt import Attempt
 from ._audit import component_logger, log_safely
 from ._config import Config
+from ._forced import Request
 from ._health import HealthState, WorkerHealth
 from ._lock_ids import lock_id_for
 from ._outcome import Outcome
 from ._reporting import tell_of
 from ._schedule import Schedule, hold_until, jitter, stalled_after
+from ._statistics import ServiceStatistics
 from ._surroundings import random_of, simulated
 from ._telemetry._meters import ServiceMeter
 from ._telemetry._spans import ServiceTracer
-from ._utc import utc_offset
+from ._utc import utc_at, utc_offset
 from .abc import TimedLease
 
 if TYPE_CHECKING:
@@ -70,7 +73,8 @@ class Service:
         TypeError: ``config`` is not a `Config`, a provider is none, or ``trace_skipped`` is not a bool.
         ValueError: ``TICKRUNNER_TRACE_SKIPPED`` says neither yes nor no.
 
-    One `Service` belongs to one Trio run. `health` may be called from any thread, everything else from Trio's.
+    One `Service` belongs to one Trio run. `health` and `statistics` may be called from any thread, everything else from
+    Trio's.
     """
 
     def __init__(
@@ -93,10 +97,15 @@ class Service:
         self._tracer = ServiceTracer(config.name, self._lock_id, provider=tracer_provider, trace_skipped=trace_skipped)
         # The clock, and its time when `run` was entered or the last outcome came; one tuple, read in any thread.
         self._heard: tuple[trio.abc.Clock, float] | None = None
+        # The slots of the run that is under way, and what makes UTC of their times.
+        self._schedule: Schedule | None = None
+        self._utc_offset = 0.0
+        self._startup_pass: Attempt | None = None
+        self._last_duration: float | None = None
         self._number = 0
         self._drained = False
         self._run_task: trio.lowlevel.Task | None = None
-        self._requests: deque[_Request] = deque()
+        self._requests: deque[Request] = deque()
         self._under_way: set[Attempt] = set()
         self._loop = trio.lowlevel.ParkingLot()
 
@@ -136,6 +145,23 @@ class Service:
                 return replace(health, state=HealthState.STALLED)
         return health
 
+    def statistics(self) -> ServiceStatistics:
+        """Return what the service is doing and has done on this replica, as a snapshot. From any thread; no blocking.
+
+        It costs the ticks nothing: it reads what they leave behind for health and metrics anyway.
+        """
+        schedule, offset = self._schedule, self._utc_offset
+        ticks, missed_slots, holds_lock = self._meter.counted()
+        began_at = [each.work_began_at for each in tuple(self._under_way) if each.work_began_at is not None]
+        return ServiceStatistics(
+            next_slot=None if schedule is None or self._drained else utc_at(schedule.next_at, offset),
+            working_since=utc_at(began_at[0], offset) if began_at else None,
+            holds_lock=holds_lock,
+            last_duration=self._last_duration,
+            ticks=MappingProxyType(ticks),
+            missed_slots=missed_slots,
+        )
+
     def drain(self) -> None:
         """Let `run` return as soon as the work in flight has finished; for good.
 
@@ -167,15 +193,17 @@ class Service:
             task_status.started()
             await trio.lowlevel.checkpoint()
             entered_at = trio.current_time()
-            schedule = Schedule(entered_at + jitter(self.interval, random_of(self.name)), self.interval)
+            schedule = self._schedule = Schedule(
+                entered_at + jitter(self.interval, random_of(self.name)), self.interval
+            )
             startup = self._config.startup
             if startup is not None and not self._drained:
-                attempt = self._attempt(startup, entered_at)
+                attempt = self._startup_pass = self._attempt(startup, entered_at)
                 await self._run_attempt(attempt, schedule)
+                self._startup_pass = None
+                schedule = self._schedule  # a success has begun another one
                 if self._startup_is_done(attempt):
                     startup = None
-                    if self._config.cadence == "cluster" and _outcome_of(attempt) is Outcome.SUCCESS:
-                        schedule = Schedule(attempt.started_at + self.interval, self.interval)
             while await self._slot_or_request(schedule):
                 if self._requests:
                     await self._serve(self._requests.popleft())
@@ -211,7 +239,7 @@ class Service:
         elif self._run_task is None:
             await self._run_attempt(attempt)
         else:
-            await self._have_served(_Request(attempt))
+            await self._have_served(Request(attempt))
         return _report_of(attempt)
 
     # What the loop does.
@@ -222,7 +250,8 @@ class Service:
             raise trio.BusyResourceError(f"another task runs the service {self.name!r} already: run it once")
         self._run_task = trio.lowlevel.current_task()
         self._heard = (trio.lowlevel.current_clock(), trio.current_time())
-        self._meter.run_is_under_way(trio.current_time() + utc_offset())
+        self._utc_offset = utc_offset()
+        self._meter.run_is_under_way(trio.current_time() + self._utc_offset)
         crashed = False
         try:
             yield
@@ -230,7 +259,7 @@ class Service:
             crashed = True
             raise
         finally:
-            self._run_task = None
+            self._run_task = self._schedule = None
             # A service that ended in order is not late; one that crashed is, until somebody runs it again.
             if not crashed:
                 self._heard = None
@@ -271,9 +300,13 @@ class Service:
         async def hold(lease: Lease) -> None:
             if schedule is None:
                 return
+            outcome = _outcome_of(attempt)
+            if attempt is self._startup_pass and outcome is Outcome.SUCCESS and self._config.cadence == "cluster":
+                # It is that interval's run; known already now, so that the hold shows the slot that follows it.
+                self._schedule = Schedule(attempt.started_at + self.interval, self.interval)
             held_from = trio.current_time()
             held_until = hold_until(
-                _outcome_of(attempt),
+                outcome,
                 cadence=self._config.cadence,
                 started_at=attempt.started_at,
                 interval=self.interval,
@@ -298,7 +331,7 @@ class Service:
         finally:
             self._under_way.discard(attempt)
 
-    async def _serve(self, request: _Request, lease: Lease | None = None) -> None:
+    async def _serve(self, request: Request, lease: Lease | None = None) -> None:
         """Execute a forced tick in the task of `run`, under the lock that is held already, if there is one."""
         try:
             with request.scope:
@@ -306,7 +339,7 @@ class Service:
         finally:
             request.answer_dropped()
 
-    async def _have_served(self, request: _Request) -> None:
+    async def _have_served(self, request: Request) -> None:
         """Hand a forced tick to the task of `run` and wait for its answer; cancel it if the caller is cancelled."""
         self._requests.append(request)
         self._loop.unpark_all()
@@ -329,7 +362,7 @@ class Service:
         self, work: Callable[[Tick], Awaitable[None]], scheduled_at: float, *, forced: bool = False
     ) -> Attempt:
         self._number += 1
-        return Attempt(
+        attempt = Attempt(
             self._config,
             lock_id=self._lock_id,
             log=self._log,
@@ -341,6 +374,8 @@ class Service:
             tracer=self._tracer,
             publish=self._publish,
         )
+        self._utc_offset = attempt.utc_offset
+        return attempt
 
     def _startup_is_done(self, attempt: Attempt) -> bool:
         outcome = _outcome_of(attempt)
@@ -355,6 +390,8 @@ class Service:
             self._heard = (trio.lowlevel.current_clock(), trio.current_time())
         self._health = self._health.after(report.outcome, at=judged_at, error=report.error)
         self._meter.judged(report, self._health)
+        if report.outcome.result != "skipped":
+            self._last_duration = report.duration
         tell_of(report, log=self._log, on_error=self._config.on_error, is_still_unavailable=was_unavailable)
         surroundings = simulated.get()
         if surroundings is not None:
@@ -364,25 +401,6 @@ class Service:
 def _ends_by_itself(lease: Lease, held_until: float) -> bool:
     """Have the locker end the hold if it can, also while the Trio loop is blocked; return whether it still lasts."""
     return not isinstance(lease, TimedLease) or lease.let_go_after(held_until - trio.current_time())
-
-
-class _Request:
-    """A forced tick on its way from the caller's task to that of `run`, and its answer on the way back."""
-
-    __slots__ = ("answered", "attempt", "scope")
-
-    def __init__(self, attempt: Attempt) -> None:
-        self.attempt = attempt
-        self.scope = trio.CancelScope()
-        self.answered = trio.Event()
-
-    def answer_dropped(self) -> None:
-        """Let the caller go on; if the attempt was never judged, with the report that it was dropped."""
-        try:
-            if self.attempt.report is None:
-                self.attempt.report_dropped()
-        finally:
-            self.answered.set()
 
 
 def _report_of(attempt: Attempt) -> TickReport:

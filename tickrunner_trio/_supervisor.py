@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
@@ -66,6 +66,22 @@ class Supervisor:
         self._by_name = {service.name: service for service in self._services}
         self._drained = trio.Event()
         self._scope: trio.CancelScope | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    @property
+    def state(self) -> Literal["idle", "running", "draining", "drained"]:
+        """Whether `run` is active, and whether it is being drained: what a readiness probe asks for. From any thread.
+
+        It says nothing of the services' health: "running" holds from the entry of `run` to the first `drain`.
+        """
+        if self._drained.is_set():
+            return "drained" if self._scope is None else "draining"
+        return "idle" if self._scope is None else "running"
+
+    @property
+    def trio_token(self) -> trio.lowlevel.TrioToken | None:
+        """The Trio run in which `run` is active, for callers in other threads and loops; None while it is not."""
+        return self._token
 
     @property
     def services(self) -> tuple[Service, ...]:
@@ -117,6 +133,7 @@ class Supervisor:
         if self._scope is not None:
             raise trio.BusyResourceError("another task runs this supervisor already: run it once")
         self._scope = trio.CancelScope()
+        self._token = trio.lowlevel.current_trio_token()
         ending: BaseException
         try:
             with self._scope:
@@ -135,7 +152,7 @@ class Supervisor:
             # The nursery's own wrapping comes off, and no more: what is in it may be a group of the work's.
             ending = group.exceptions[0] if len(group.exceptions) == 1 else group
         finally:
-            self._scope = None
+            self._scope = self._token = None
         # Out of the clause above, which would make the group its context.
         raise ending
 

@@ -115,6 +115,10 @@ class ServiceMeter:
         self._tally.health = health
         self._tally.ticks[report.outcome] += 1
 
+    def counted(self) -> tuple[dict[Outcome, int], int, bool]:
+        """Return how many ticks ended in each outcome, the slots missed, and whether the lock is held. Any thread."""
+        return self._tally.ticks.copy(), self._tally.missed, self._tally.held > 0
+
     def record(self, report: TickReport, *, asked_for: float | None) -> None:
         """Record the times of a tick, all at once: what runs between them would make each of them cost twice as much.
 

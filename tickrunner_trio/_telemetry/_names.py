@@ -26,6 +26,10 @@ ERROR_TYPE = "error.type"
 #: The event on the span of a tick that lost its lock, at the moment of the loss.
 LOCK_LOST = "tickrunner.lock.lost"
 
+#: The event at the moment at which the thread of a cancelled `thread_work` had stopped, and how long that took.
+THREAD_STOPPED = "tickrunner.thread.stopped"
+STOPPED_AFTER = "tickrunner.stopped_after"
+
 #: Seconds, from 1 ms to 1 h: a tick may be one statement or a pass over everything there is.
 TICK_BOUNDARIES = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),

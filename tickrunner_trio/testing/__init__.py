@@ -34,7 +34,9 @@ from ._faults import Freeze as Freeze
 from ._faults import Kill as Kill
 from ._faults import Partition as Partition
 from ._faults import Start as Start
+from ._health_promises import HealthView as HealthView
 from ._history import Judged as Judged
+from ._lock_server import Hold as Hold
 from ._scripted import LockAttempt as LockAttempt
 from ._scripted import ScriptedLocker as ScriptedLocker
 from ._scripted_callables import ScriptedGate as ScriptedGate
@@ -46,6 +48,7 @@ from ._steps import Grant as Grant
 from ._steps import Step as Step
 from ._steps import Unavailable as Unavailable
 from ._timeline import Run as Run
+from ._timeline import ServiceFacts as ServiceFacts
 from ._timeline import Skip as Skip
 from ._timeline import Timeline as Timeline
 

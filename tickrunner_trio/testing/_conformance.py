@@ -96,7 +96,7 @@ async def check_advisory_locker(
             than the locker takes to notice a loss.
 
     Returns:
-        What was checked and what was skipped. Look at it once: what is skipped is not known to work.
+        What was checked and what was skipped. Look at it once; what is skipped is not known to work.
 
     Raises:
         BrokenPromiseError: the locker broke a promise; an `AssertionError`. What the locker raised is its cause.

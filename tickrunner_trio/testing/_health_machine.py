@@ -106,6 +106,7 @@ class HealthStateMachine(RuleBasedStateMachine):
 
     @initialize(name=names())
     def begin(self, name: str) -> None:
+        """A service that has not ticked, and another beside it that never will."""
         self._name, self.history = name, []
         self.subject = self.start(name)
         self._bystander = self.start("other" if name != "other" else "another")

@@ -67,7 +67,7 @@ class _ScriptedLease:
         return self.lost_at <= min(self._clock.current_time(), self._let_go_at)
 
     def lose(self) -> None:
-        self.lost_at = min(self.lost_at, self._clock.current_time())
+        self.lost_at = self._clock.current_time()
         self.scope.cancel()
 
     def let_go(self) -> float:

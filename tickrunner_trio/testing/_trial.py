@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
@@ -144,12 +144,11 @@ class Call:
         await self.may_end.wait()
 
     def _is_the_lockers(self, error: BaseException) -> bool:
-        """Whether the locker is to answer for it: not a cancellation from outside, and no Ctrl-C of the user's."""
-        if isinstance(error, Exception):
-            return True
-        if isinstance(error, BaseExceptionGroup):
-            return cast("BaseExceptionGroup[BaseException]", error).split(trio.Cancelled)[0] is None
-        return type(error) is type(self.raised)
+        """Whether the locker is to answer for it; it is not for a Ctrl-C of the user's.
+
+        Nor for a cancellation from outside: in a group, that one is met again at the next checkpoint.
+        """
+        return isinstance(error, Exception | BaseExceptionGroup) or type(error) is type(self.raised)
 
 
 @dataclass(eq=False)

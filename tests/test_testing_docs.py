@@ -1,0 +1,107 @@
+"""docs/testing.md as a suite of its reader's: every block of Python runs, and what it prints is what the page shows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_health_gallery
+from locker_gallery import GALLERY
+from scripted import virtually
+
+from tickrunner_trio import MemoryLocker
+from tickrunner_trio.testing import BrokenPromiseError, check_advisory_locker
+
+PAGE = (Path(__file__).parents[1] / "docs" / "testing.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+
+#: What the page leaves to the reader, for whom it stands.
+READERS_OWN = """
+class Reporter:
+    def __init__(self, name):
+        self._health = WorkerHealth(name)
+
+    def report(self, outcome, at, error):
+        self._health = self._health.after(outcome, at=at, error=error)
+
+    def snapshot(self):
+        return self._health
+"""
+
+
+def run(directory: Path, source: str) -> str:
+    (directory / "test_page.py").write_text(source, encoding="utf-8")
+    (directory / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--hypothesis-seed=1"]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False).stdout
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    source = "\n".join(block for block in blocks("python"))
+    return run(
+        tmp_path_factory.mktemp("page"),
+        source.replace("class ReporterMachine", f"{READERS_OWN}\nclass ReporterMachine"),
+    )
+
+
+def test_every_test_of_the_page_passes_but_the_one_that_it_calls_wrong(printed: str) -> None:
+    defined = sum(block.count("def test_") for block in blocks("python"))
+    assert f"1 failed, {defined} passed" in printed  # the machine's test takes the place of the wrong one
+    assert "FAILED test_page.py::test_the_light_is_red_only_after_an_error" in printed
+
+
+def test_the_timeline_is_the_one_that_is_printed(printed: str) -> None:
+    [timeline] = [block for block in blocks("text") if "virtual time" in block]
+    assert timeline in printed
+
+
+def test_the_wrong_test_fails_with_the_history_that_is_shown(printed: str) -> None:
+    [history] = [block for block in blocks("text") if block.startswith("history=")]
+    assert words(history).replace(" ", "") in words(printed).replace(" ", "")
+
+
+FILE_LOCKER = next(block for block in blocks("python") if "class FileLocker" in block)
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ("        await trio.lowlevel.checkpoint()\n", ""),
+        ('f"{lock_id}.lock"', 'f"{lock_id % 2**32}.lock"'),
+    ],
+)
+def test_a_locker_with_a_bug_is_told_what_the_page_says(was: str, becomes: str, tmp_path: Path) -> None:
+    assert was in FILE_LOCKER
+    namespace: dict[str, Any] = {}
+    exec(FILE_LOCKER.replace(was, becomes), namespace)
+
+    async def check() -> None:
+        await check_advisory_locker(lambda: namespace["FileLocker"](tmp_path), shared=True)
+
+    with pytest.raises(BrokenPromiseError) as caught:
+        virtually(check)
+    assert words(str(caught.value)) in [words(block) for block in blocks("text")]
+
+
+def test_its_figures_are_those_of_the_code() -> None:
+    async def made() -> tuple[int, int]:
+        report = await check_advisory_locker(MemoryLocker, shared=False)
+        return len(report.checked), sum(skipped.reason.startswith("lose=") for skipped in report.skipped)
+
+    checked, of_losses = virtually(made)
+    assert f"puts {checked + of_losses} promises to the test, {checked} without a way to lose a lock" in words(PAGE)
+    assert f"a gallery of {len(GALLERY)} lockers with one bug each" in words(PAGE)
+    assert f"shows {len(test_health_gallery.BUGS)} reporters with one realistic bug each" in words(PAGE)

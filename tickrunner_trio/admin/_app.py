@@ -1,0 +1,172 @@
+"""The routes of the admin application: who may ask for what, and what is answered.
+
+=================================  =========  ==========================================================================
+``GET /healthz``                   everybody  200: the process is alive, and its loop turns
+``GET /readyz``                    everybody  200, or 503 before the supervisor runs and while it drains
+``GET /``                          everybody  the page, which holds nothing and asks for the token
+``GET /api/services``              token      all services
+``GET /api/services/{name}``       token      one of them
+``POST /api/services/{name}/tick`` token      forces a tick and tells what came of it
+``GET /api/events``                token      all services, again whenever something has changed
+=================================  =========  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import Response
+from starlette.routing import Mount, Route, Router
+
+from .. import Outcome, Supervisor
+from ._board import Board, utc_now
+from ._crossing import NotRunningError, in_trio
+from ._guard import KnownHost, SafeHeaders, TokenNeeded, json_response, refusal
+from ._page import PAGE, POLICY
+from ._security import checked_hosts, checked_token
+from ._stream import Streams
+from ._views import report_view
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.requests import Request
+
+    from .. import Service
+
+_log = logging.getLogger("tickrunner_trio.admin")
+
+
+def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterable[str] = ()) -> Starlette:
+    """Return an ASGI application that shows the supervisor's services and forces their ticks.
+
+    ``/healthz`` and ``/readyz`` answer everybody and tell nothing. ``/`` is a page without data, which asks its reader
+    for the token. All else needs the header ``Authorization: Bearer <token>``: errors and holders of locks are not for
+    everybody. Without a token, all else answers 403.
+
+    ``/readyz`` answers 503 before `tickrunner_trio.Supervisor.run` and from its drain on, never because of a service or
+    the database: an outage of the lock database must not pull every replica out of its load balancer.
+
+    It may be mounted under any path, and needs no lifespan. It may run in the supervisor's own Trio loop, or in a loop
+    of another thread, asyncio's too; reading never waits for a tick.
+
+    Args:
+        supervisor: whose services are shown; it need not run yet.
+        token: printable ASCII without spaces; None: only the probes answer. It is compared in constant time.
+        hosts: names, without ports, under which browsers reach the application, beside ``localhost`` and addresses;
+            requests for other names are refused (DNS rebinding). The probes answer whatever the name.
+
+    Raises:
+        TypeError: ``supervisor`` is no `tickrunner_trio.Supervisor`, ``token`` no str, or ``hosts`` no iterable of str.
+        ValueError: ``token`` is empty or no printable ASCII, or one of ``hosts`` is no bare name.
+
+    Cancellation handling: a forced tick goes on when its client leaves; it is cancelled with the request, if the
+    server cancels that.
+
+    Error handling: logger ``tickrunner_trio.admin``. INFO: a tick was forced, with the client's address.
+
+    ::
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            await nursery.start(partial(serve_admin, admin_app(supervisor, token=token), port=8080))
+    """
+    if not isinstance(supervisor, Supervisor):
+        raise TypeError(f"supervisor must be a Supervisor, got {supervisor!r}: use Supervisor([service, ...])")
+    routes = _Routes(supervisor)
+    guard = [
+        Middleware(KnownHost, hosts=checked_hosts(hosts)),
+        Middleware(TokenNeeded, token=checked_token(token)),
+    ]
+    # No redirects from /healthz/ to /healthz and the like: they would repeat whatever the Host header says.
+    guarded = Router(
+        [
+            Route("/api/services", routes.services),
+            Route("/api/services/{name}", routes.service),
+            Route("/api/services/{name}/tick", routes.tick, methods=["POST"]),
+            Route("/api/events", routes.events),
+        ],
+        redirect_slashes=False,
+    )
+    return Starlette(
+        routes=[
+            Route("/healthz", routes.healthz),
+            Route("/readyz", routes.readyz),
+            Route("/", routes.page, middleware=guard[:1]),
+            Mount("", guarded, middleware=guard),  # whatever is no GET of these three, known or not
+        ],
+        middleware=[Middleware(SafeHeaders)],
+        exception_handlers={HTTPException: _http_error},
+    )
+
+
+class _Routes:
+    """The endpoints, and what they share."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._board = Board(supervisor)
+        self._streams = Streams(self._board)
+        self._forcing: set[str] = set()
+
+    async def healthz(self, _request: Request) -> Response:
+        return json_response({"alive": True})
+
+    async def readyz(self, _request: Request) -> Response:
+        state = self._supervisor.state
+        return json_response({"ready": state == "running", "supervisor": state}, 200 if state == "running" else 503)
+
+    async def page(self, _request: Request) -> Response:
+        return Response(PAGE, headers={"content-security-policy": POLICY}, media_type="text/html")
+
+    async def services(self, _request: Request) -> Response:
+        await self._board.locks.refresh()
+        return json_response({"now": utc_now(), **self._board.view()})
+
+    async def service(self, request: Request) -> Response:
+        service = self._named(request)
+        await self._board.locks.refresh()
+        return json_response({"now": utc_now(), **self._board.view_of(service)})
+
+    async def events(self, request: Request) -> Response | Streams:
+        if self._streams.is_full:
+            return refusal(503, "as many readers as may be are there already: close another page", retry_after="5")
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
+        return self._streams
+
+    async def tick(self, request: Request) -> Response:
+        service = self._named(request)
+        client = request.client.host if request.client else "an unknown address"
+        if self._supervisor.state != "running":
+            return refusal(503, f"the supervisor is {self._supervisor.state}: no tick begins")
+        if service.name in self._forcing:  # or an impatient finger would queue up a minute's work
+            return refusal(409, f"somebody forces a tick of {service.name} already: wait for what comes of it")
+        _log.info("tick of %s forced from %s", service.name, client, extra={"service": service.name, "client": client})
+        self._forcing.add(service.name)
+        try:
+            report = await in_trio(self._supervisor, service.tick)
+        except NotRunningError:
+            return refusal(503, "the supervisor stopped before the tick was done")
+        finally:
+            self._forcing.discard(service.name)
+        answer: dict[str, Any] = report_view(report)
+        if report.outcome is Outcome.BUSY:
+            await self._board.locks.refresh(max_age=0.0)
+            answer["holder"] = self._board.view_of(service)["holder"]
+        return json_response(answer)
+
+    def _named(self, request: Request) -> Service:
+        try:
+            return self._board.services[request.path_params["name"]]
+        except KeyError:
+            raise HTTPException(404, "there is no service of this name: /api/services lists them") from None
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:  # noqa: ASYNC124 - a plain one gets a thread
+    assert isinstance(error, HTTPException)  # what it is registered for
+    return json_response({"error": error.detail}, error.status_code, **dict(error.headers or {}))

@@ -1,0 +1,53 @@
+"""What everybody who looks sees: all services as JSON, made at most once in `PERIOD` for all of them together."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ._holders import LockWatch
+from ._views import as_json, service_view
+
+if TYPE_CHECKING:
+    from .. import Service, Supervisor
+
+#: Seconds for which a view is good: the delay that a reader of the stream sees, and the bound on what readers cost.
+PERIOD = 0.5
+
+
+class Board:
+    """The services of a supervisor, as they are shown."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+        self.services = {service.name: service for service in supervisor.services}
+        self.locks = LockWatch(supervisor)
+        self._made_at: float | None = None
+        self._shown = b""
+
+    def view(self) -> dict[str, Any]:
+        """Return all services as they are now."""
+        return {
+            "supervisor": self.supervisor.state,
+            "services": [self.view_of(service) for service in self.services.values()],
+        }
+
+    def view_of(self, service: Service) -> dict[str, Any]:
+        """Return one service as it is now."""
+        statistics = service.statistics()
+        return service_view(service, service.health(), statistics, self.locks.of(service, statistics))
+
+    def shown(self) -> bytes:
+        """Return all services as JSON, as they are now or were less than `PERIOD` ago; equal if nothing has changed."""
+        now = anyio.current_time()
+        if self._made_at is None or now - self._made_at >= PERIOD:
+            self._made_at = now
+            self._shown = as_json(self.view())
+        return self._shown
+
+
+def utc_now() -> str:
+    """Return the time by which readers correct clocks of their own."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
