@@ -153,6 +153,7 @@ def test_a_task_that_is_frozen_again_before_its_turn_waits_again() -> None:
         await until(5)
         ice.thaw()
         ice.freeze()
+        ice.freeze()
         await until(9)
         assert woke == []
         ice.melt()

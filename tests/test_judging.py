@@ -20,7 +20,7 @@ from tickrunner_trio.testing import (
     Start,
     Timeline,
 )
-from tickrunner_trio.testing._drawing import clock_face
+from tickrunner_trio.testing._drawing import clock_face, drawn
 from tickrunner_trio.testing._lock_server import Hold
 from tickrunner_trio.testing._timeline import ServiceFacts
 
@@ -345,7 +345,7 @@ def test_more_seconds_than_there_are_cannot_be_judged() -> None:
 
 
 def test_a_timeline_prints_as_lanes_with_their_faults() -> None:
-    drawn = str(
+    text = str(
         timeline(
             run("r1", 0, 10),
             run("r2", 40, 50, Outcome.FAILED),
@@ -361,7 +361,7 @@ def test_a_timeline_prints_as_lanes_with_their_faults() -> None:
             services=(ServiceFacts(name="sweep", interval=90, lock_id=7),),
         )
     )
-    assert drawn.splitlines()[:8] == [
+    assert text.splitlines()[:8] == [
         "0:01:30.0 of virtual time, lease 15 s; runs: 1 failed, 1 success, 1 unfinished",
         "",
         "          0:00:00.0                                                                        0:01:30.0",
@@ -371,19 +371,25 @@ def test_a_timeline_prints_as_lanes_with_their_faults() -> None:
         "r2 sweep       b                                  xxxxxxxxxx                      u",
         "",
     ]
-    assert "at 0:00:20.0  Freeze('r2', at=20, seconds=10)\nat 0:01:10.0  DatabaseAway(at=70, seconds=5)" in drawn
-    assert max(map(len, drawn.splitlines())) <= 100
+    assert "at 0:00:20.0  Freeze('r2', at=20, seconds=10)\nat 0:01:10.0  DatabaseAway(at=70, seconds=5)" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_what_is_outside_of_the_part_that_is_drawn_is_not_in_it() -> None:
+    whole = timeline(run("r1", 0, 10), run("r1", 200, 210), faults=[Kill("r2", at=5)])
+    assert [line for line in drawn(whole, 50, 90).splitlines() if line.startswith("r1 sweep")] == ["r1 sweep"]
+    assert "Kill" not in drawn(whole, 50, 90)
 
 
 def test_long_names_and_long_times_still_fit() -> None:
-    drawn = str(
+    text = str(
         timeline(
             Run(replica="r1", service="a" * 63, started_at=0, stopped_at=9, outcome=None),
             seconds=366 * 86400,
             services=(ServiceFacts(name="a" * 63, interval=1),),
         )
     )
-    assert max(map(len, drawn.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(
