@@ -102,9 +102,8 @@ class MemorySpans:
         self.exporter: InMemorySpanExporter = InMemorySpanExporter()
         self.provider: TracerProvider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.providers = {
-            "tracer_provider": self.provider
-        }  #: What a `Service` takes: ``Service(config, **providers)``.
+        #: What a `Service` takes: ``Service(config, **providers)``.
+        self.providers: dict[str, Any] = {"tracer_provider": self.provider}
 
     @property
     def spans(self) -> tuple[ReadableSpan, ...]:
