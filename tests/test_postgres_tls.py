@@ -42,7 +42,7 @@ def make_certificate(directory: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def tls_postgres(_binaries: None) -> Iterator[LocalPostgres]:
+def tls_postgres(_tickrunner_binaries: None) -> Iterator[LocalPostgres]:
     """A server with TLS, if there are binaries that are built with it. The wheel's, which come first, are not."""
     settings: dict[str, str | int | float] = {
         "ssl": True,

@@ -44,7 +44,7 @@ trio.run(main)
 
 
 @pytest.fixture(scope="module", params=[pytest.param(VERSIONS[n], id=f"PostgreSQL {n}") for n in sorted(VERSIONS)])
-def server(request: pytest.FixtureRequest, _binaries: None) -> Iterator[LocalPostgres]:
+def server(request: pytest.FixtureRequest, _tickrunner_binaries: None) -> Iterator[LocalPostgres]:
     with local_postgres(bin_dir=request.param.directory) as server:
         assert asked(server.dsn, "SHOW server_version_num")[0].startswith(str(request.param.major))
         yield server

@@ -80,7 +80,15 @@ def test_the_services_run_until_a_signal(myapp: Path, command: str) -> None:
         assert process.end()[0] == 0
 
 
+#: The reader's patience is longer than that of this suite.
+FEWER_EXAMPLES = (
+    "from hypothesis import settings\nsettings.register_profile('few', max_examples=60)\nsettings.load_profile('few')\n"
+)
+
+
 def test_the_test_passes_and_can_fail(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(FEWER_EXAMPLES, encoding="utf-8")
+
     def printed(test: str) -> str:
         module = tmp_path / "test_sweep.py"
         module.write_text(A_SERVICE + test, encoding="utf-8")

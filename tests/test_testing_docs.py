@@ -37,7 +37,14 @@ class Reporter:
 """
 
 
+#: The reader's patience is longer than that of this suite.
+FEWER_EXAMPLES = (
+    "from hypothesis import settings\nsettings.register_profile('few', max_examples=60)\nsettings.load_profile('few')\n"
+)
+
+
 def run(directory: Path, source: str) -> str:
+    (directory / "conftest.py").write_text(FEWER_EXAMPLES, encoding="utf-8")
     (directory / "test_page.py").write_text(source, encoding="utf-8")
     (directory / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n", encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--hypothesis-seed=1"]
