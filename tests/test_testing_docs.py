@@ -37,14 +37,7 @@ class Reporter:
 """
 
 
-#: The reader's patience is longer than that of this suite.
-FEWER_EXAMPLES = (
-    "from hypothesis import settings\nsettings.register_profile('few', max_examples=60)\nsettings.load_profile('few')\n"
-)
-
-
 def run(directory: Path, source: str) -> str:
-    (directory / "conftest.py").write_text(FEWER_EXAMPLES, encoding="utf-8")
     (directory / "test_page.py").write_text(source, encoding="utf-8")
     (directory / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n", encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--hypothesis-seed=1"]
@@ -55,27 +48,16 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-@pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    source = "\n".join(block for block in blocks("python"))
-    return run(
-        tmp_path_factory.mktemp("page"),
-        source.replace("class ReporterMachine", f"{READERS_OWN}\nclass ReporterMachine"),
-    )
-
-
-def test_every_test_of_the_page_passes_but_the_one_that_it_calls_wrong(printed: str) -> None:
+def test_every_block_runs_and_what_is_printed_is_what_the_page_shows(tmp_path: Path) -> None:
+    source = "\n".join(blocks("python")).replace("class ReporterMachine", f"{READERS_OWN}\nclass ReporterMachine")
+    printed = run(tmp_path, source)
     defined = sum(block.count("def test_") for block in blocks("python"))
-    assert f"1 failed, {defined} passed" in printed  # the machine's test takes the place of the wrong one
+    assert (
+        f"1 failed, {defined} passed" in printed
+    )  # the machine's test takes the place of the one that is called wrong
     assert "FAILED test_page.py::test_the_light_is_red_only_after_an_error" in printed
-
-
-def test_the_timeline_is_the_one_that_is_printed(printed: str) -> None:
     [timeline] = [block for block in blocks("text") if "virtual time" in block]
     assert timeline in printed
-
-
-def test_the_wrong_test_fails_with_the_history_that_is_shown(printed: str) -> None:
     [history] = [block for block in blocks("text") if block.startswith("history=")]
     assert words(history).replace(" ", "") in words(printed).replace(" ", "")
 
