@@ -229,6 +229,21 @@ async def test_clients_that_only_wait_cannot_lock_others_out(sent: bytes, monkey
         await rest_of(streams[0])  # the oldest went first
 
 
+async def test_clients_that_take_no_answer_cannot_lock_the_probes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their windows are tiny, so that an answer of the page's size does not fit into what the system keeps for them."""
+    monkeypatch.setattr(_serving, "SEND_TIMEOUT", math.inf)
+    async with running(Supervisor([])) as port, contextlib.AsyncExitStack() as stack:
+        for _ in range(_serving.MOST_CONNECTIONS):
+            client = trio.socket.socket()
+            client.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 1)
+            client.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_MAXSEG, 88)
+            stream = await stack.enter_async_context(trio.SocketStream(client))
+            await client.connect(("127.0.0.1", port))
+            await stream.send_all(request("GET", "/"))
+        for _ in range(3):
+            assert (await ask(port, "GET", "/readyz", token=None)).status == 200
+
+
 async def test_when_all_connections_are_being_answered_one_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_serving, "MOST_CONNECTIONS", 3)
     asked, finish = [], trio.Event()
