@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -117,6 +118,25 @@ def test_a_forced_tick_runs_in_the_process() -> None:
         assert (status, report["outcome"], report["error"]) == (200, "failed", "OSError: the disk is full")
         process.signal(signal.SIGTERM)
         assert "tick of failing forced from 127.0.0.1" in process.end()[1]
+
+
+def test_who_forced_a_tick_that_ends_during_the_drain_hears_of_it() -> None:
+    with started("run", "ticking:half", "--admin", "127.0.0.1:0", TICKRUNNER_ADMIN_TOKEN=TOKEN) as process:
+        address = process.wait_for("admin application on ")
+        answers: list[tuple[int, Any]] = []
+
+        def force() -> None:
+            answers.append(ask(address, "/api/services/half/tick", TOKEN, method="POST"))
+
+        forcing = threading.Thread(target=force)
+        forcing.start()
+        process.wait_for("begun")
+        process.signal(signal.SIGTERM)
+        forcing.join()
+        status, _, errors = process.end()
+    assert (status, errors) == (0, "")
+    ((code, report),) = answers
+    assert (code, report["outcome"]) == (200, "success")
 
 
 def test_a_port_that_is_taken_ends_it_with_one_line() -> None:
