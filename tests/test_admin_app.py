@@ -282,6 +282,23 @@ async def test_no_tick_is_forced_before_the_start_and_during_the_drain(state: st
     assert sum(sweep.statistics().ticks.values()) == 0
 
 
+async def test_no_tick_is_forced_of_a_service_that_has_crashed_for_no_drain_would_wait_for_it() -> None:
+    crashed = trio.Event()
+
+    class Crashing(Service):
+        async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+            await trio.lowlevel.checkpoint()
+            crashed.set()
+            raise KeyError("a bug")
+
+    sweep = Crashing(Config(name="sweep", work=succeed, interval=3600, locker=MemoryLocker()))
+    async with running(Supervisor([sweep])) as port:
+        await crashed.wait()
+        answer = await ask(port, "POST", "/api/services/sweep/tick")
+    assert (answer.status, "is not run now" in errors_of(answer)) == (503, True)
+    assert sum(sweep.statistics().ticks.values()) == 0
+
+
 async def test_who_forces_a_tick_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "tickrunner_trio.admin"):
         async with running(Supervisor([a_service()])) as port:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from .. import Service
+    from .. import Service, TickReport
 
 _log = logging.getLogger("tickrunner_trio.admin")
 
@@ -149,7 +149,12 @@ class _Routes:
         _log.info("tick of %s forced from %s", service.name, client, extra={"service": service.name, "client": client})
         self._forcing.add(service.name)
         try:
-            report = await in_trio(self._supervisor, service.tick)
+            report = await in_trio(self._supervisor, _forced, service)
+        except _NotRunError:
+            return refusal(
+                503,
+                f"{service.name} is not run now, so no tick begins: if it crashed, it is run again within 30 s",
+            )
         except NotRunningError:
             return refusal(503, "the supervisor stopped before the tick was done")
         finally:
@@ -165,6 +170,24 @@ class _Routes:
             return self._board.services[request.path_params["name"]]
         except KeyError:
             raise HTTPException(404, "there is no service of this name: /api/services lists them") from None
+
+
+class _NotRunError(Exception):
+    """Nobody runs the service, though the supervisor runs."""
+
+
+async def _forced(service: Service) -> TickReport:
+    """Force a tick of a service that is run; in its Trio run.
+
+    Of one that is not, because it crashed for example, the tick would run in a task that no drain waits for, while the
+    application closes what the work needs.
+
+    Raises:
+        _NotRunError: the service is not run.
+    """
+    if service.statistics().next_slot is None:
+        raise _NotRunError
+    return await service.tick()
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:  # noqa: ASYNC124 - a plain one gets a thread
