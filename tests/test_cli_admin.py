@@ -9,7 +9,9 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -18,9 +20,6 @@ from cli_processes import run_to_end, started
 from tickrunner_trio import Supervisor, _cli_admin
 from tickrunner_trio._cli_admin import AdminOptions, admin_options, serve
 from tickrunner_trio._cli_errors import CommandError, UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TOKEN = "sesame-open-yourself"
 
@@ -147,6 +146,26 @@ def test_a_port_that_is_taken_ends_it_with_one_line() -> None:
     assert errors.startswith(f"tickrunner: the admin application cannot listen on 127.0.0.1:{port}: ")
     assert errors.endswith(": give another --admin\n")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device here that is always full")
+def test_a_random_token_that_cannot_be_printed_ends_it_with_one_line_and_a_given_one_does_not_matter() -> None:
+    with Path("/dev/full").open("wb") as full:
+        status, _, errors = run_to_end("run", "ticking:quick", "--admin", "127.0.0.1:0", stdout=full.fileno())
+        assert (status, "cannot be printed on stdout" in errors) == (1, True)
+        assert errors.splitlines()[-1].endswith(": give one with --admin-token-file or TICKRUNNER_ADMIN_TOKEN")
+        assert "Traceback" not in errors
+        arguments = ("run", "ticking:brief", "--admin", "127.0.0.1:0")
+        status, _, errors = run_to_end(*arguments, stdout=full.fileno(), TICKRUNNER_ADMIN_TOKEN=TOKEN)
+        assert (status, "printed" in errors) == (0, False)
+
+
+async def test_a_random_token_is_not_printed_where_stdout_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(CommandError, match="cannot be printed on stdout: it is closed"), flatten_subgroups=True
+    ):
+        await serve(replace(OPTIONS, is_random=True), Supervisor([]))
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from ._cli_errors import CommandError, UsageError
+from ._cli_errors import CommandError, UsageError, command_error_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +88,7 @@ async def serve(  # noqa: ASYNC128 - `_Started` calls it
     """Serve the admin application of the supervisor until cancelled; started once it listens.
 
     Raises:
-        CommandError: it cannot listen there.
+        CommandError: it cannot listen there, or its random token cannot be printed. In groups, perhaps.
 
     Error handling: what ends it later is logged at ERROR, and the services go on.
     """
@@ -98,6 +99,8 @@ async def serve(  # noqa: ASYNC128 - `_Started` calls it
     try:
         await serve_admin(app, host=options.host, port=options.port, task_status=started)
     except Exception as error:
+        if command_error_in(error) is not None:
+            raise
         if not started.is_so:
             where = f"{options.host}:{options.port}"
             raise CommandError(
@@ -116,8 +119,8 @@ class _Started(trio.TaskStatus["list[trio.SocketListener]"]):
 
     def started(self, value: list[trio.SocketListener] | None = None) -> None:
         assert value  # `serve_admin` listens somewhere
-        self.is_so = True
         _tell(self._options, value[0].socket.getsockname()[1])
+        self.is_so = True
         self._task_status.started()
 
 
@@ -127,9 +130,18 @@ def _tell(options: AdminOptions, port: int) -> None:
     _log.info("admin application on %s", address, extra={"admin_address": address})
     if options.is_random:
         link = f"{address}#token={options.token}"
-        # Not by way of the log, which may be sent to where tokens do not belong.
+        # No record, which a handler of the user's may send anywhere; it stands on stdout, as the log's lines do.
         line = json.dumps({"message": "admin token", "admin_link": link}) if options.as_json else f"admin: {link}"
-        print(line, flush=True)
+        try:
+            if sys.stdout is None:  # closed from the start: `print` would say nothing of it
+                raise OSError("it is closed")
+            print(line, flush=True)
+        except (OSError, ValueError) as error:
+            raise CommandError(
+                f"the random token of the admin application cannot be printed on stdout: {error}: give one with "
+                f"--admin-token-file or {TOKEN_VARIABLE}",
+                status=1,
+            ) from error
 
 
 def _parsed(address: str) -> tuple[str, int]:
