@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import random
@@ -19,7 +20,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from tickrunner_trio import Config, DatabaseUnavailableError, MemoryLocker, Outcome, Service, Supervisor, WorkerHealth
-from tickrunner_trio.admin import _stream, admin_app, serve_admin
+from tickrunner_trio.admin import _serving, _stream, admin_app, serve_admin
+from tickrunner_trio.admin._board import Board
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -560,13 +562,42 @@ async def test_a_reader_that_does_not_read_is_dropped(monkeypatch: pytest.Monkey
         app = admin_app(supervisor, token=TOKEN)
         headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {TOKEN}".encode())]
         scope = {"type": "http", "method": "GET", "path": "/api/events", "root_path": "", "headers": headers}
-        await app({**scope, "query_string": b"", "raw_path": b"/api/events"}, receive, send)
+        with pytest.raises(OSError, match="does not take"):
+            await app({**scope, "query_string": b"", "raw_path": b"/api/events"}, receive, send)
         left.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
         with trio.fail_after(30):
             await left.wait()
+
+
+@pytest.mark.parametrize("first", ["the stream", "the server"])
+async def test_a_reader_that_does_not_read_makes_no_error_of_the_application(
+    first: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_stream, "SEND_PATIENCE", 0.05 if first == "the stream" else 30.0)
+    monkeypatch.setattr(_serving, "SEND_TIMEOUT", 30.0 if first == "the stream" else 0.05)
+    monkeypatch.setattr(_stream, "PERIOD", 0.0)
+    monkeypatch.setattr(Board, "shown", lambda _: b"%d" % next(boards) * 100_000)
+    boards = itertools.count()
+    supervisor = Supervisor([a_service()])
+    app = admin_app(supervisor, token=TOKEN)
+    ended = trio.Event()
+
+    async def watched(*args: Any) -> None:
+        try:
+            await app(*args)
+        finally:
+            ended.set()
+
+    with caplog.at_level(logging.WARNING):
+        async with trio.open_nursery() as nursery, served(watched) as port, events(port):
+            await nursery.start(supervisor.run)
+            with trio.fail_after(30):
+                await ended.wait()
+            nursery.cancel_scope.cancel()
+    assert caplog.messages == []
 
 
 # -- Mounting ----------------------------------------------------------------------------------------------------------
