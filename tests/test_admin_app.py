@@ -691,6 +691,85 @@ def test_in_an_asyncio_loop_a_tick_whose_supervisor_goes_away_is_answered(ending
         assert (status, answer["error"]) == (503, "the supervisor stopped before the tick was done")
 
 
+def test_in_an_asyncio_loop_a_tick_outlasts_its_request_and_the_next_one_is_refused_meanwhile() -> None:
+    up, at_work = threading.Event(), threading.Event()
+    began: list[int] = []
+    finish: list[trio.Event] = []
+    tokens: list[trio.lowlevel.TrioToken] = []
+
+    async def work(tick: Tick) -> None:
+        began.append(tick.number)
+        at_work.set()
+        await finish[0].wait()
+
+    supervisor = Supervisor([a_service(work=work)])
+
+    async def trio_main() -> None:
+        tokens.append(trio.lowlevel.current_trio_token())
+        finish.append(trio.Event())
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            up.set()
+
+    async def asyncio_main() -> None:
+        app = admin_app(supervisor, token=TOKEN)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, trio.run, trio_main)
+            await anyio.to_thread.run_sync(up.wait)
+            async with anyio.create_task_group() as requests:
+                requests.start_soon(_called, app, "POST", "/api/services/sweep/tick")
+                await anyio.to_thread.run_sync(at_work.wait)
+                requests.cancel_scope.cancel()
+            while_it_works = [(await _called(app, "POST", "/api/services/sweep/tick"))[0] for _ in range(5)]
+            in_trio = partial(trio.from_thread.run_sync, trio_token=tokens[0])
+            await anyio.to_thread.run_sync(in_trio, finish[0].set)
+            with anyio.fail_after(30):
+                while (await _called(app, "POST", "/api/services/sweep/tick"))[0] == 409:
+                    pass
+            await anyio.to_thread.run_sync(in_trio, supervisor.drain)
+        assert while_it_works == [409] * 5
+        assert began == [1, 2]
+
+    anyio.run(asyncio_main, backend="asyncio")
+
+
+def test_in_an_asyncio_loop_ticks_that_are_waited_for_leave_the_hosts_threads_alone() -> None:
+    """AnyIO has 40 of them by default, for everything that the host does in threads."""
+    up, all_at_work = threading.Event(), threading.Event()
+    at_work: list[int] = []
+    tokens: list[trio.lowlevel.TrioToken] = []
+
+    async def work(tick: Tick) -> None:
+        at_work.append(tick.number)
+        if len(at_work) == 50:
+            all_at_work.set()
+        await trio.sleep_forever()
+
+    supervisor = Supervisor([a_service(f"sweep_{number}", work=work) for number in range(50)], drain_timeout=0)
+
+    async def trio_main() -> None:
+        tokens.append(trio.lowlevel.current_trio_token())
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            up.set()
+
+    async def asyncio_main() -> int:
+        app = admin_app(supervisor, token=TOKEN)
+        threads = anyio.to_thread.current_default_thread_limiter()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, trio.run, trio_main)
+            await anyio.to_thread.run_sync(up.wait)
+            for service in supervisor.services:
+                tasks.start_soon(_called, app, "POST", f"/api/services/{service.name}/tick")
+            with anyio.move_on_after(10):
+                await anyio.to_thread.run_sync(all_at_work.wait, 10)
+            borrowed = threads.borrowed_tokens
+            tokens[0].run_sync_soon(supervisor.drain)
+        return int(borrowed)
+
+    assert anyio.run(asyncio_main, backend="asyncio") == 1, "the one in which Trio runs"
+
+
 class _StillRunning(Supervisor):
     @property
     def state(self) -> Any:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -64,8 +65,9 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
         TypeError: ``supervisor`` is no `tickrunner_trio.Supervisor`, ``token`` no str, or ``hosts`` no iterable of str.
         ValueError: ``token`` is empty or no printable ASCII, or one of ``hosts`` is no bare name.
 
-    Cancellation handling: a forced tick goes on when its client leaves; it is cancelled with the request, if the
-    server cancels that.
+    Cancellation handling: a forced tick goes on when its client leaves. If the server cancels the request, the tick is
+    cancelled with it in the supervisor's own loop; across threads it goes on. Either way the next one is refused (409)
+    until it has ended.
 
     Error handling: logger ``tickrunner_trio.admin``. INFO: a tick was forced, with the client's address.
 
@@ -149,7 +151,9 @@ class _Routes:
         _log.info("tick of %s forced from %s", service.name, client, extra={"service": service.name, "client": client})
         self._forcing.add(service.name)
         try:
-            report = await in_trio(self._supervisor, _forced, service)
+            report = await in_trio(
+                self._supervisor, _forced, service, then=partial(self._forcing.discard, service.name)
+            )
         except _NotRunError:
             return refusal(
                 503,
@@ -157,8 +161,6 @@ class _Routes:
             )
         except NotRunningError:
             return refusal(503, "the supervisor stopped before the tick was done")
-        finally:
-            self._forcing.discard(service.name)
         answer: dict[str, Any] = report_view(report)
         if report.outcome is Outcome.BUSY:
             await self._board.locks.refresh(max_age=0.0)
