@@ -53,7 +53,7 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
     the database: an outage of the lock database must not pull every replica out of its load balancer.
 
     It may be mounted under any path, and needs no lifespan. It may run in the supervisor's own Trio loop, or in a loop
-    of another thread, asyncio's too; reading never waits for a tick.
+    of another thread, asyncio's too, or in several loops; reading never waits for a tick.
 
     Args:
         supervisor: whose services are shown; it need not run yet.
