@@ -58,8 +58,9 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
     Args:
         supervisor: whose services are shown; it need not run yet.
         token: printable ASCII without spaces; None: only the probes answer. It is compared in constant time.
-        hosts: names, without ports, under which browsers reach the application, beside ``localhost`` and addresses;
-            requests for other names are refused (DNS rebinding). The probes answer whatever the name.
+        hosts: names, without ports, under which browsers reach the application, beside ``localhost``,
+            ``*.localhost`` and addresses; requests for other names are refused (DNS rebinding). The probes answer
+            whatever the name.
 
     Raises:
         TypeError: ``supervisor`` is no `tickrunner_trio.Supervisor`, ``token`` no str, or ``hosts`` no iterable of str.
