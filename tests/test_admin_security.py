@@ -183,19 +183,3 @@ def test_a_host_that_is_no_bare_name_is_refused(host: str) -> None:
 
 def test_hosts_are_compared_without_case() -> None:
     assert security.checked_hosts(["Ops.Example.com"]) == {"ops.example.com"}
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("db", False),
-    ],
-)
-def test_only_what_this_machine_alone_can_reach_is_loopback(host: str, *, expected: bool) -> None:
-    assert security.is_loopback(host) is expected

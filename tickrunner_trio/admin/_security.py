@@ -109,11 +109,6 @@ def is_address(name: str) -> bool:
     return True
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there; of a name only ``localhost`` is known to."""
-    return host.lower() == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
-
-
 def is_same_origin(*, host: str | None, origin: str | None, fetch_site: str | None) -> bool:
     """Whether a request that changes something comes from a page of this very origin, or from no page at all.
 
