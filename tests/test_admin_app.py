@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import random
@@ -19,7 +20,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from tickrunner_trio import Config, DatabaseUnavailableError, MemoryLocker, Outcome, Service, Supervisor, WorkerHealth
-from tickrunner_trio.admin import _stream, admin_app, serve_admin
+from tickrunner_trio.admin import _serving, _stream, admin_app, serve_admin
+from tickrunner_trio.admin._board import Board
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -279,6 +281,23 @@ async def test_no_tick_is_forced_before_the_start_and_during_the_drain(state: st
     async with served(admin_app(supervisor, token=TOKEN)) as port:
         answer = await ask(port, "POST", "/api/services/sweep/tick")
     assert (answer.status, errors_of(answer)) == (503, f"the supervisor is {state}: no tick begins")
+    assert sum(sweep.statistics().ticks.values()) == 0
+
+
+async def test_no_tick_is_forced_of_a_service_that_has_crashed_for_no_drain_would_wait_for_it() -> None:
+    crashed = trio.Event()
+
+    class Crashing(Service):
+        async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+            await trio.lowlevel.checkpoint()
+            crashed.set()
+            raise KeyError("a bug")
+
+    sweep = Crashing(Config(name="sweep", work=succeed, interval=3600, locker=MemoryLocker()))
+    async with running(Supervisor([sweep])) as port:
+        await crashed.wait()
+        answer = await ask(port, "POST", "/api/services/sweep/tick")
+    assert (answer.status, "is not run now" in errors_of(answer)) == (503, True)
     assert sum(sweep.statistics().ticks.values()) == 0
 
 
@@ -543,13 +562,42 @@ async def test_a_reader_that_does_not_read_is_dropped(monkeypatch: pytest.Monkey
         app = admin_app(supervisor, token=TOKEN)
         headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {TOKEN}".encode())]
         scope = {"type": "http", "method": "GET", "path": "/api/events", "root_path": "", "headers": headers}
-        await app({**scope, "query_string": b"", "raw_path": b"/api/events"}, receive, send)
+        with pytest.raises(OSError, match="does not take"):
+            await app({**scope, "query_string": b"", "raw_path": b"/api/events"}, receive, send)
         left.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
         with trio.fail_after(30):
             await left.wait()
+
+
+@pytest.mark.parametrize("first", ["the stream", "the server"])
+async def test_a_reader_that_does_not_read_makes_no_error_of_the_application(
+    first: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_stream, "SEND_PATIENCE", 0.05 if first == "the stream" else 30.0)
+    monkeypatch.setattr(_serving, "SEND_TIMEOUT", 30.0 if first == "the stream" else 0.05)
+    monkeypatch.setattr(_stream, "PERIOD", 0.0)
+    monkeypatch.setattr(Board, "shown", lambda _: b"%d" % next(boards) * 100_000)
+    boards = itertools.count()
+    supervisor = Supervisor([a_service()])
+    app = admin_app(supervisor, token=TOKEN)
+    ended = trio.Event()
+
+    async def watched(*args: Any) -> None:
+        try:
+            await app(*args)
+        finally:
+            ended.set()
+
+    with caplog.at_level(logging.WARNING):
+        async with trio.open_nursery() as nursery, served(watched) as port, events(port):
+            await nursery.start(supervisor.run)
+            with trio.fail_after(30):
+                await ended.wait()
+            nursery.cancel_scope.cancel()
+    assert caplog.messages == []
 
 
 # -- Mounting ----------------------------------------------------------------------------------------------------------
@@ -641,6 +689,85 @@ def test_in_an_asyncio_loop_a_tick_whose_supervisor_goes_away_is_answered(ending
         assert (status, answer["outcome"], answer["error"]) == (200, "cancelled", "")
     else:
         assert (status, answer["error"]) == (503, "the supervisor stopped before the tick was done")
+
+
+def test_in_an_asyncio_loop_a_tick_outlasts_its_request_and_the_next_one_is_refused_meanwhile() -> None:
+    up, at_work = threading.Event(), threading.Event()
+    began: list[int] = []
+    finish: list[trio.Event] = []
+    tokens: list[trio.lowlevel.TrioToken] = []
+
+    async def work(tick: Tick) -> None:
+        began.append(tick.number)
+        at_work.set()
+        await finish[0].wait()
+
+    supervisor = Supervisor([a_service(work=work)])
+
+    async def trio_main() -> None:
+        tokens.append(trio.lowlevel.current_trio_token())
+        finish.append(trio.Event())
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            up.set()
+
+    async def asyncio_main() -> None:
+        app = admin_app(supervisor, token=TOKEN)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, trio.run, trio_main)
+            await anyio.to_thread.run_sync(up.wait)
+            async with anyio.create_task_group() as requests:
+                requests.start_soon(_called, app, "POST", "/api/services/sweep/tick")
+                await anyio.to_thread.run_sync(at_work.wait)
+                requests.cancel_scope.cancel()
+            while_it_works = [(await _called(app, "POST", "/api/services/sweep/tick"))[0] for _ in range(5)]
+            in_trio = partial(trio.from_thread.run_sync, trio_token=tokens[0])
+            await anyio.to_thread.run_sync(in_trio, finish[0].set)
+            with anyio.fail_after(30):
+                while (await _called(app, "POST", "/api/services/sweep/tick"))[0] == 409:
+                    pass
+            await anyio.to_thread.run_sync(in_trio, supervisor.drain)
+        assert while_it_works == [409] * 5
+        assert began == [1, 2]
+
+    anyio.run(asyncio_main, backend="asyncio")
+
+
+def test_in_an_asyncio_loop_ticks_that_are_waited_for_leave_the_hosts_threads_alone() -> None:
+    """AnyIO has 40 of them by default, for everything that the host does in threads."""
+    up, all_at_work = threading.Event(), threading.Event()
+    at_work: list[int] = []
+    tokens: list[trio.lowlevel.TrioToken] = []
+
+    async def work(tick: Tick) -> None:
+        at_work.append(tick.number)
+        if len(at_work) == 50:
+            all_at_work.set()
+        await trio.sleep_forever()
+
+    supervisor = Supervisor([a_service(f"sweep_{number}", work=work) for number in range(50)], drain_timeout=0)
+
+    async def trio_main() -> None:
+        tokens.append(trio.lowlevel.current_trio_token())
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            up.set()
+
+    async def asyncio_main() -> int:
+        app = admin_app(supervisor, token=TOKEN)
+        threads = anyio.to_thread.current_default_thread_limiter()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, trio.run, trio_main)
+            await anyio.to_thread.run_sync(up.wait)
+            for service in supervisor.services:
+                tasks.start_soon(_called, app, "POST", f"/api/services/{service.name}/tick")
+            with anyio.move_on_after(10):
+                await anyio.to_thread.run_sync(all_at_work.wait, 10)
+            borrowed = threads.borrowed_tokens
+            tokens[0].run_sync_soon(supervisor.drain)
+        return int(borrowed)
+
+    assert anyio.run(asyncio_main, backend="asyncio") == 1, "the one in which Trio runs"
 
 
 class _StillRunning(Supervisor):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import threading
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -21,6 +24,7 @@ from tickrunner_trio import (
     lock_id_for,
 )
 from tickrunner_trio.admin import _holders
+from tickrunner_trio.admin._board import Board
 from tickrunner_trio.admin._holders import LockWatch
 from tickrunner_trio.lockers import LockHolder
 
@@ -193,17 +197,91 @@ async def test_a_locker_that_did_not_tell_is_asked_again_later(monkeypatch: pyte
         assert (await ask(port, "GET", "/api/services/sweep")).json["holder"]["application_name"] == "replica-2"
 
 
-async def test_who_asked_and_left_keeps_nobody_from_asking() -> None:
+async def test_what_somebody_asked_who_left_is_answered_to_the_next_one() -> None:
     locker = Telling()
-    locker.takes = 1e6
+    locker.takes = 0.3
+    locker.says = [holder()]
     supervisor = Supervisor([a_service(locker)])
+    (sweep,) = supervisor.services
     watch = LockWatch(supervisor)
     async with running(supervisor):
         with trio.move_on_after(0.05):
             await watch.refresh()
-        locker.takes = 0.0
         await watch.refresh()
-    assert locker.asked == 2
+        assert watch.of(sweep, sweep.statistics()).state == "held_elsewhere"
+    assert locker.asked == 1
+
+
+async def test_a_locker_that_hangs_against_its_cancellation_holds_up_no_reader_and_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_holders, "PATIENCE", 0.05)
+    monkeypatch.setattr(_holders, "AFTER_FAILURE", 0.0)
+    finish = trio.Event()
+
+    class Hanging(Telling):
+        async def holders(self) -> Sequence[LockHolder]:
+            self.asked += 1
+            if self.asked == 1:
+                return [holder()]
+            with trio.CancelScope(shield=True):
+                await finish.wait()
+            return ()
+
+    locker = Hanging()
+    supervisor = Supervisor([a_service(locker)])
+    (sweep,) = supervisor.services
+    watch = LockWatch(supervisor)
+    async with running(supervisor):
+        try:
+            await watch.refresh()
+            assert watch.of(sweep, sweep.statistics()).state == "held_elsewhere"
+            for _ in range(20):
+                with trio.fail_after(30):
+                    await watch.refresh(max_age=0.0)
+                assert watch.of(sweep, sweep.statistics()).state == "unknown", "an old answer is shown as a new one"
+            assert locker.asked == 2
+        finally:
+            finish.set()
+
+
+def test_one_application_may_be_used_from_several_loops_one_after_another_and_at_once() -> None:
+    """As `starlette.testclient` does it, which has a loop for each request."""
+    locker = Telling()
+    locker.takes = 0.1
+    locker.says = [holder()]
+    supervisor = Supervisor([a_service(locker)])
+    (sweep,) = supervisor.services
+    board = Board(supervisor)
+    looked = threading.Barrier(2)
+
+    async def look() -> None:
+        looked.wait(30)
+        await board.locks.refresh(max_age=-1.0)
+        assert board.locks.of(sweep, sweep.statistics()).state == "held_elsewhere"
+
+    async def trio_main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            for _ in range(3):
+                async with trio.open_nursery() as both:
+                    for backend in ("asyncio", "trio"):
+                        both.start_soon(trio.to_thread.run_sync, partial(anyio.run, look, backend=backend))
+            supervisor.drain()
+
+    trio.run(trio_main)
+
+
+def test_a_board_grows_old_by_a_clock_that_all_loops_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a loop may be any number, so that what one loop made could be of another one's future."""
+    board = Board(Supervisor([]))
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    made: list[int] = []
+    monkeypatch.setattr(board, "view", lambda: made.append(1) or {})
+    for now[0] in (1000.0, 1000.4, 1000.6):
+        board.shown()
+    assert len(made) == 2
 
 
 async def test_a_session_that_held_the_lock_for_us_is_not_shown_as_somebody_elses() -> None:

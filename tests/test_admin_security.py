@@ -35,6 +35,8 @@ def test_hosts_that_nobody_can_rebind_and_those_that_are_listed_are_allowed(host
         *("sub.ops.example.com", "ops.example.com.", "ops.example.com@evil.example", "evil.example/@localhost"),
         *("localhost/", "localhost?x", "localhost#x", "localhost:x", "localhost:99999", "[::1", "local\nhost", "\0"),
         *("127.0.0.1.evil.example", "0x7f.1", "2130706433", "loca\u017fhost"),
+        *("evil.example[::1]", "[::1]evil.example", "[::1].localhost", "[localhost]", "[127.0.0.1]", "[1:2]"),
+        *("<script>.localhost", "a,b.localhost", ".localhost", "a..localhost", "[::1]:", "localhost:123456"),
     ],
 )
 def test_other_hosts_are_not(host: str | None) -> None:
@@ -165,27 +167,19 @@ def test_hosts_of_the_wrong_kind_are_refused(hosts: Any) -> None:
         security.checked_hosts(hosts)
 
 
-@pytest.mark.parametrize("host", ["http://ops.example.com", "ops.example.com:443", "", "a/b", "*"[:0], "two words"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("http://ops.example.com", "ops.example.com:443", "", "a/b", "two words", "[::1]"),
+        *("*", "*.example.com", "ops.example.com.", "evil.example[::1]", "a,b.localhost"),
+    ],
+)
 def test_a_host_that_is_no_bare_name_is_refused(host: str) -> None:
-    with pytest.raises(ValueError, match="hosts must hold bare names, got"):
+    with pytest.raises(
+        ValueError, match=r"hosts must hold bare names, got .*: write each one out, .* without wildcard"
+    ):
         security.checked_hosts([host])
 
 
 def test_hosts_are_compared_without_case() -> None:
     assert security.checked_hosts(["Ops.Example.com"]) == {"ops.example.com"}
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("db", False),
-    ],
-)
-def test_only_what_this_machine_alone_can_reach_is_loopback(host: str, *, expected: bool) -> None:
-    assert security.is_loopback(host) is expected

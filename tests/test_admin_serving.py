@@ -8,6 +8,7 @@ import math
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from admin_client import Answer, ask, exchange, parsed, request, running, served
 from starlette.responses import PlainTextResponse
 
 from tickrunner_trio import Config, MemoryLocker, Service, Supervisor
-from tickrunner_trio.admin import _serving
+from tickrunner_trio.admin import _serving, serve_admin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -229,6 +230,21 @@ async def test_clients_that_only_wait_cannot_lock_others_out(sent: bytes, monkey
         await rest_of(streams[0])  # the oldest went first
 
 
+async def test_clients_that_take_no_answer_cannot_lock_the_probes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their windows are tiny, so that an answer of the page's size does not fit into what the system keeps for them."""
+    monkeypatch.setattr(_serving, "SEND_TIMEOUT", math.inf)
+    async with running(Supervisor([])) as port, contextlib.AsyncExitStack() as stack:
+        for _ in range(_serving.MOST_CONNECTIONS):
+            client = trio.socket.socket()
+            client.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 1)
+            client.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_MAXSEG, 88)
+            stream = await stack.enter_async_context(trio.SocketStream(client))
+            await client.connect(("127.0.0.1", port))
+            await stream.send_all(request("GET", "/"))
+        for _ in range(3):
+            assert (await ask(port, "GET", "/readyz", token=None)).status == 200
+
+
 async def test_when_all_connections_are_being_answered_one_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_serving, "MOST_CONNECTIONS", 3)
     asked, finish = [], trio.Event()
@@ -252,6 +268,50 @@ async def test_when_all_connections_are_being_answered_one_more_is_refused(monke
         finish.set()
     assert [answer.body for answer in answers] == [b"done"] * 3
     assert asked == ["/slow"] * 3
+
+
+# -- The end -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_that_is_being_given_outlasts_the_cancellation_for_a_moment() -> None:
+    asked, finish = trio.Event(), trio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        asked.set()
+        await finish.wait()
+        await PlainTextResponse("done")(scope, receive, send)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(serve_admin, slow, port=0))
+        port = listeners[0].socket.getsockname()[1]
+        async with connected(port, request("GET", "/")) as stream, connected(port) as idle:
+            await asked.wait()
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                from_idle = await rest_of(idle)
+                finish.set()
+                answer = await rest_of(stream)
+    assert from_idle == b"", "only answers are given the time"
+    assert parsed(answer).body == b"done"
+    with pytest.raises(OSError, match="connect"):
+        await trio.open_tcp_stream("127.0.0.1", port)
+
+
+async def test_an_answer_that_is_never_done_is_cut_off_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_serving, "END_GRACE", 0.05)
+    asked, cancelled = trio.Event(), trio.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        asked.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    with trio.fail_after(PATIENCE):
+        async with served(endless) as port, connected(port, request("GET", "/")):
+            await asked.wait()
+    assert cancelled.is_set()
 
 
 # -- Applications that fail --------------------------------------------------------------------------------------------

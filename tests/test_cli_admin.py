@@ -8,7 +8,10 @@ import re
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -17,9 +20,6 @@ from cli_processes import run_to_end, started
 from tickrunner_trio import Supervisor, _cli_admin
 from tickrunner_trio._cli_admin import AdminOptions, admin_options, serve
 from tickrunner_trio._cli_errors import CommandError, UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TOKEN = "sesame-open-yourself"
 
@@ -119,6 +119,25 @@ def test_a_forced_tick_runs_in_the_process() -> None:
         assert "tick of failing forced from 127.0.0.1" in process.end()[1]
 
 
+def test_who_forced_a_tick_that_ends_during_the_drain_hears_of_it() -> None:
+    with started("run", "ticking:half", "--admin", "127.0.0.1:0", TICKRUNNER_ADMIN_TOKEN=TOKEN) as process:
+        address = process.wait_for("admin application on ")
+        answers: list[tuple[int, Any]] = []
+
+        def force() -> None:
+            answers.append(ask(address, "/api/services/half/tick", TOKEN, method="POST"))
+
+        forcing = threading.Thread(target=force)
+        forcing.start()
+        process.wait_for("begun")
+        process.signal(signal.SIGTERM)
+        forcing.join()
+        status, _, errors = process.end()
+    assert (status, errors) == (0, "")
+    ((code, report),) = answers
+    assert (code, report["outcome"]) == (200, "success")
+
+
 def test_a_port_that_is_taken_ends_it_with_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -127,6 +146,26 @@ def test_a_port_that_is_taken_ends_it_with_one_line() -> None:
     assert errors.startswith(f"tickrunner: the admin application cannot listen on 127.0.0.1:{port}: ")
     assert errors.endswith(": give another --admin\n")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device here that is always full")
+def test_a_random_token_that_cannot_be_printed_ends_it_with_one_line_and_a_given_one_does_not_matter() -> None:
+    with Path("/dev/full").open("wb") as full:
+        status, _, errors = run_to_end("run", "ticking:quick", "--admin", "127.0.0.1:0", stdout=full.fileno())
+        assert (status, "cannot be printed on stdout" in errors) == (1, True)
+        assert errors.splitlines()[-1].endswith(": give one with --admin-token-file or TICKRUNNER_ADMIN_TOKEN")
+        assert "Traceback" not in errors
+        arguments = ("run", "ticking:brief", "--admin", "127.0.0.1:0")
+        status, _, errors = run_to_end(*arguments, stdout=full.fileno(), TICKRUNNER_ADMIN_TOKEN=TOKEN)
+        assert (status, "printed" in errors) == (0, False)
+
+
+async def test_a_random_token_is_not_printed_where_stdout_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(CommandError, match="cannot be printed on stdout: it is closed"), flatten_subgroups=True
+    ):
+        await serve(replace(OPTIONS, is_random=True), Supervisor([]))
 
 
 @pytest.mark.parametrize(
@@ -156,19 +195,76 @@ def test_addresses_are_of_this_machine_only_unless_told_otherwise(
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:8080", "[::]:8080", "ops.example.com:8080"])
-def test_one_that_others_can_reach_is_warned_of_and_has_a_token_all_the_same(
-    address: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+EXPOSED = "the admin application can be reached from other machines, and there is no TLS in front of it"
+
+
+async def listen(address: str, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
+    """Serve on an address until it listens."""
     monkeypatch.delenv("TICKRUNNER_ADMIN_TOKEN", raising=False)
+    if token is not None:
+        monkeypatch.setenv("TICKRUNNER_ADMIN_TOKEN", token)
     options = admin_options(address, token_file=None, names=["admin.example.com"], as_json=False)
     assert options is not None
-    assert options.is_random
-    assert len(options.token) >= 43
+    assert options.is_random is (token is None)
     assert "admin.example.com" in options.names
-    assert caplog.messages == [
-        "the admin application can be reached from other machines, and there is no TLS in front of it"
-    ]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, options, Supervisor([]))
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("address", "opened_as"), [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "[::1]")])
+async def test_one_that_others_can_reach_is_warned_of_and_has_a_token_and_a_link_that_opens(
+    address: str,
+    opened_as: str,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await listen(address, monkeypatch)
+    assert EXPOSED in caplog.messages
+    link = capsys.readouterr().out
+    assert link.startswith(f"admin: http://{opened_as}:")
+    assert len(link.strip().partition("#token=")[2]) >= 43
+
+
+@pytest.mark.parametrize("address", ["127.1:0", "localhost:0"])
+async def test_whether_others_can_reach_it_is_judged_by_what_it_listens_on(
+    address: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await listen(address, monkeypatch, "short")
+    assert caplog.messages == []
+
+
+async def test_a_short_token_is_refused_where_others_can_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(
+            UsageError, match=r"has 15 characters, and other machines can reach 0\.0\.0\.0: give one of 16"
+        ),
+        flatten_subgroups=True,
+    ):
+        await listen("0.0.0.0:0", monkeypatch, "x" * 15)
+    await listen("0.0.0.0:0", monkeypatch, "x" * 16)
+
+
+def test_a_star_is_no_address_and_what_to_write_instead_is_said() -> None:
+    with pytest.raises(UsageError, match=r"'\*:8080' is no address for --admin: write 0\.0\.0\.0:8080"):
+        admin_options("*:8080", token_file=None, names=(), as_json=False)
+
+
+def test_a_token_of_the_environment_may_end_in_a_newline_as_secrets_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKRUNNER_ADMIN_TOKEN", f"{TOKEN}\n")
+    options = admin_options("8080", token_file=None, names=(), as_json=False)
+    assert options is not None
+    assert options.token == TOKEN
+
+
+@pytest.mark.parametrize("token", ["", "\n"])
+def test_an_empty_token_of_the_environment_is_refused_and_not_replaced(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TICKRUNNER_ADMIN_TOKEN", token)
+    with pytest.raises(UsageError, match="token must be"):
+        admin_options("8080", token_file=None, names=(), as_json=False)
 
 
 def test_without_admin_there_is_none_and_its_other_options_are_refused() -> None:

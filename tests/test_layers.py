@@ -64,7 +64,7 @@ PACKAGES = {
     "lockers._connection": {"psycopg"},
     **{f"testing.{module}": {"hypothesis"} for module in ("strategies", "_fault_plans", "_health_machine")},
     **{f"admin.{module}": {"starlette"} for module in ("_app", "_guard")},
-    **{f"admin.{module}": {"anyio"} for module in ("_board", "_crossing", "_holders", "_stream")},
+    **{f"admin.{module}": {"anyio"} for module in ("_crossing", "_holders", "_stream")},
     "admin._serving": {"h11"},
     "_demo": {"psycopg", "rich"},
     "_demo_table": {"rich"},

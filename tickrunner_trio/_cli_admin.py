@@ -7,16 +7,18 @@ imported unless it is asked for.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from ._cli_errors import CommandError, UsageError
+from ._cli_errors import CommandError, UsageError, command_error_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = "TICKRUNNER_ADMIN_TOKEN"
 
 _EXAMPLE = "write it as HOST:PORT, such as 127.0.0.1:8080, [::1]:8080, or 0.0.0.0:8080 to be reached from outside"
+
+#: Characters of a token that others may try to guess.
+_SHORTEST_TOKEN = 16
+
+#: What to listen on is no address to open.
+_OPENED_AS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not listened on
 
 _log = logging.getLogger("tickrunner_trio.cli")
 
@@ -69,13 +77,11 @@ def admin_options(
         security.checked_token(given)
     except ValueError as error:
         raise UsageError(f"{error} (of --admin-host, --admin-token-file or {TOKEN_VARIABLE})") from error
-    if not security.is_loopback(host):
-        _log.warning("the admin application can be reached from other machines, and there is no TLS in front of it")
     return AdminOptions(
         host=host,
         port=port,
         names=tuple(named),
-        token=given or security.random_token(),
+        token=security.random_token() if given is None else given,
         is_random=given is None,
         as_json=as_json,
     )
@@ -87,7 +93,8 @@ async def serve(  # noqa: ASYNC128 - `_Started` calls it
     """Serve the admin application of the supervisor until cancelled; started once it listens.
 
     Raises:
-        CommandError: it cannot listen there.
+        UsageError: others can reach it, and the token is short. In groups, perhaps, as the next one.
+        CommandError: it cannot listen there, or its random token cannot be printed.
 
     Error handling: what ends it later is logged at ERROR, and the services go on.
     """
@@ -98,6 +105,8 @@ async def serve(  # noqa: ASYNC128 - `_Started` calls it
     try:
         await serve_admin(app, host=options.host, port=options.port, task_status=started)
     except Exception as error:
+        if command_error_in(error) is not None:
+            raise
         if not started.is_so:
             where = f"{options.host}:{options.port}"
             raise CommandError(
@@ -116,20 +125,46 @@ class _Started(trio.TaskStatus["list[trio.SocketListener]"]):
 
     def started(self, value: list[trio.SocketListener] | None = None) -> None:
         assert value  # `serve_admin` listens somewhere
+        places = [listener.socket.getsockname() for listener in value]
+        _judge(self._options, [place[0] for place in places])
+        _tell(self._options, places[0][1])
         self.is_so = True
-        _tell(self._options, value[0].socket.getsockname()[1])
         self._task_status.started()
 
 
+def _judge(options: AdminOptions, addresses: Sequence[str]) -> None:
+    """Warn if others can reach one of the addresses that it listens on, and refuse a token that they could guess."""
+    if all(ipaddress.ip_address(address).is_loopback for address in addresses):
+        return
+    if len(options.token) < _SHORTEST_TOKEN:
+        raise UsageError(
+            f"the token of --admin has {len(options.token)} characters, and other machines can reach {options.host}: "
+            f"give one of {_SHORTEST_TOKEN} or more, such as secrets.token_urlsafe(32) makes, or listen on 127.0.0.1"
+        )
+    _log.warning("the admin application can be reached from other machines, and there is no TLS in front of it")
+
+
 def _tell(options: AdminOptions, port: int) -> None:
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    address = f"http://{host}:{port}/"
+    address = _url(options.host, port)
     _log.info("admin application on %s", address, extra={"admin_address": address})
     if options.is_random:
-        link = f"{address}#token={options.token}"
-        # Not by way of the log, which may be sent to where tokens do not belong.
+        link = f"{_url(_OPENED_AS.get(options.host, options.host), port)}#token={options.token}"
+        # No record, which a handler of the user's may send anywhere; it stands on stdout, as the log's lines do.
         line = json.dumps({"message": "admin token", "admin_link": link}) if options.as_json else f"admin: {link}"
-        print(line, flush=True)
+        try:
+            if sys.stdout is None:  # closed from the start: `print` would say nothing of it
+                raise OSError("it is closed")
+            print(line, flush=True)
+        except (OSError, ValueError) as error:
+            raise CommandError(
+                f"the random token of the admin application cannot be printed on stdout: {error}: give one with "
+                f"--admin-token-file or {TOKEN_VARIABLE}",
+                status=1,
+            ) from error
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def _parsed(address: str) -> tuple[str, int]:
@@ -142,12 +177,15 @@ def _parsed(address: str) -> tuple[str, int]:
         raise UsageError(f"{address!r} is no address for --admin: {_EXAMPLE}")
     if not (host and port.isascii() and port.isdecimal() and int(port) <= 65535):
         raise UsageError(f"{address!r} is no address for --admin: {_EXAMPLE}")
+    if host == "*":
+        raise UsageError(f"{address!r} is no address for --admin: write 0.0.0.0:{port} to be reached from outside")
     return host, int(port)
 
 
 def _given_token(token_file: str | None) -> str | None:
     if token_file is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
+        token = os.environ.get(TOKEN_VARIABLE)
+        return None if token is None else token.strip()
     try:
         return Path(token_file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -77,6 +77,7 @@ quick = [service("quick", return_at_once)]
 failing = (service("failing", fail),)
 gated = [service("gated", return_at_once, should_run=lambda: False)]
 endless = [service("endless", never_end)]
+half = [service("half", take_half_a_second, interval=3600)]
 resisting = [service("resisting", resist)]
 brief = [service("brief", end_the_process)]
 brief_failing = [service("brief_failing", fail_thrice)]

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from .. import Service
+    from .. import Service, TickReport
 
 _log = logging.getLogger("tickrunner_trio.admin")
 
@@ -52,20 +53,22 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
     the database: an outage of the lock database must not pull every replica out of its load balancer.
 
     It may be mounted under any path, and needs no lifespan. It may run in the supervisor's own Trio loop, or in a loop
-    of another thread, asyncio's too; reading never waits for a tick.
+    of another thread, asyncio's too, or in several loops; reading never waits for a tick.
 
     Args:
         supervisor: whose services are shown; it need not run yet.
         token: printable ASCII without spaces; None: only the probes answer. It is compared in constant time.
-        hosts: names, without ports, under which browsers reach the application, beside ``localhost`` and addresses;
-            requests for other names are refused (DNS rebinding). The probes answer whatever the name.
+        hosts: names, without ports, under which browsers reach the application, beside ``localhost``,
+            ``*.localhost`` and addresses; requests for other names are refused (DNS rebinding). The probes answer
+            whatever the name.
 
     Raises:
         TypeError: ``supervisor`` is no `tickrunner_trio.Supervisor`, ``token`` no str, or ``hosts`` no iterable of str.
         ValueError: ``token`` is empty or no printable ASCII, or one of ``hosts`` is no bare name.
 
-    Cancellation handling: a forced tick goes on when its client leaves; it is cancelled with the request, if the
-    server cancels that.
+    Cancellation handling: a forced tick goes on when its client leaves. If the server cancels the request, the tick is
+    cancelled with it in the supervisor's own loop; across threads it goes on. Either way the next one is refused (409)
+    until it has ended.
 
     Error handling: logger ``tickrunner_trio.admin``. INFO: a tick was forced, with the client's address.
 
@@ -149,11 +152,16 @@ class _Routes:
         _log.info("tick of %s forced from %s", service.name, client, extra={"service": service.name, "client": client})
         self._forcing.add(service.name)
         try:
-            report = await in_trio(self._supervisor, service.tick)
+            report = await in_trio(
+                self._supervisor, _forced, service, then=partial(self._forcing.discard, service.name)
+            )
+        except _NotRunError:
+            return refusal(
+                503,
+                f"{service.name} is not run now, so no tick begins: if it crashed, it is run again within 30 s",
+            )
         except NotRunningError:
             return refusal(503, "the supervisor stopped before the tick was done")
-        finally:
-            self._forcing.discard(service.name)
         answer: dict[str, Any] = report_view(report)
         if report.outcome is Outcome.BUSY:
             await self._board.locks.refresh(max_age=0.0)
@@ -165,6 +173,24 @@ class _Routes:
             return self._board.services[request.path_params["name"]]
         except KeyError:
             raise HTTPException(404, "there is no service of this name: /api/services lists them") from None
+
+
+class _NotRunError(Exception):
+    """Nobody runs the service, though the supervisor runs."""
+
+
+async def _forced(service: Service) -> TickReport:
+    """Force a tick of a service that is run; in its Trio run.
+
+    Of one that is not, because it crashed for example, the tick would run in a task that no drain waits for, while the
+    application closes what the work needs.
+
+    Raises:
+        _NotRunError: the service is not run.
+    """
+    if service.statistics().next_slot is None:
+        raise _NotRunError
+    return await service.tick()
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:  # noqa: ASYNC124 - a plain one gets a thread

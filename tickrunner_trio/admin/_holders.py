@@ -2,29 +2,34 @@
 
 ::
 
-    refresh() -> [asked within max_age, or somebody is asking: wait for that at most] -> ask each locker that can tell
-                                                                                        | answer     | failure, or slow
-                                                                                        v            v
-                                                                                      known       unknown, for a while
+    refresh() -> [asked within max_age, or being asked: wait for that at most] -> ask each locker that can tell
+                                                                                    | answer     | failure, or slow
+                                                                                    v            v
+                                                                                  known       unknown, for a while
 
-Nothing of this is on the way of a tick: a locker answers over a connection of its own. A database that hangs costs a
-reader `PATIENCE` seconds at most, and a few threads that wait.
+Nothing of this is on the way of a tick: a locker answers over a connection of its own. It is asked in a Trio task of
+its own, one at a time, which readers wait for: a database that hangs costs a reader `PATIENCE` seconds at most, and one
+task, however many come and leave. Readers may be in any loop, or in several.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import anyio
+import trio
 
-from ._crossing import NotRunningError, in_trio
+from ._crossing import NotRunningError, begun_in_trio, result_of
 from ._views import holder_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     from .. import Service, ServiceStatistics, Supervisor
     from ..lockers import LockHolder
@@ -65,7 +70,9 @@ class _Answer:
     locker: TellsHolders
     holders: dict[int, dict[str, Any]] | None = None  #: By lock id; None: it could not tell.
     ours: frozenset[int] = frozenset()  #: The locks that this replica had when it was asked.
-    good_until: float = -math.inf
+    good_until: float = -math.inf  #: On the monotonic clock, which all loops share; so is the next one.
+    asked_at: float = -math.inf
+    asking: Future[None] | None = None  #: Done when it has answered; None: it was never asked.
 
 
 class LockWatch:
@@ -78,7 +85,6 @@ class LockWatch:
             locker = service.config.locker
             if isinstance(locker, TellsHolders):
                 self._answers.setdefault(id(locker), _Answer(locker))
-        self._asking: anyio.Event | None = None
 
     def of(self, service: Service, statistics: ServiceStatistics) -> LockView:
         """Return what is known of the lock of a service. It asks nobody."""
@@ -96,30 +102,31 @@ class LockWatch:
     async def refresh(self, *, max_age: float = MAX_AGE) -> None:
         """Ask the lockers again, unless that is less than ``max_age`` seconds ago or they could not tell just now.
 
-        Cancellation handling: who waits for the same answer goes on with what is known.
+        Cancellation handling: the lockers go on to answer, for whoever asks next.
         """
-        if self._asking is not None:
-            with anyio.move_on_after(PATIENCE):
-                await self._asking.wait()
-            return
-        now = anyio.current_time()
-        due = [each for each in self._answers.values() if now >= each.good_until - (MAX_AGE - max_age)]
-        if not due:
-            return
-        self._asking = anyio.Event()
-        try:
-            async with anyio.create_task_group() as tasks:
-                for answer in due:
-                    tasks.start_soon(self._ask, answer)
-        finally:
-            self._asking.set()
-            self._asking = None
+        waiting: list[Future[None]] = []
+        patience_ends_at = -math.inf
+        for answer in self._answers.values():
+            if answer.asking is None or answer.asking.done():
+                if time.monotonic() < answer.good_until - (MAX_AGE - max_age):
+                    continue
+                answer.asked_at = time.monotonic()
+                answer.asking = begun_in_trio(self._supervisor, self._ask, answer)
+            waiting.append(answer.asking)
+            patience_ends_at = max(patience_ends_at, answer.asked_at + PATIENCE)
+        with anyio.move_on_after(max(0.0, patience_ends_at - time.monotonic())):
+            for asking in waiting:
+                with contextlib.suppress(NotRunningError):
+                    await result_of(asking)
+        for answer in self._answers.values():
+            if answer.asking in waiting and (not answer.asking.done() or answer.asking.exception() is not None):
+                answer.holders = None
 
     async def _ask(self, answer: _Answer) -> None:
         ours = self._ours()
         found: dict[int, dict[str, Any]] | None = None
         try:
-            with anyio.move_on_after(PATIENCE):
+            with trio.move_on_after(PATIENCE):
                 found = {
                     each.lock_id: holder_view(
                         pid=each.pid,
@@ -127,15 +134,13 @@ class LockWatch:
                         client_address=each.client_address,
                         since=each.session_since,
                     )
-                    for each in await in_trio(self._supervisor, answer.locker.holders)
+                    for each in await answer.locker.holders()
                 }
-        except NotRunningError:
-            pass
         except Exception as error:
             _log.debug("who holds the locks is not known now", exc_info=error)
         answer.holders = found
         answer.ours = ours | self._ours()
-        answer.good_until = anyio.current_time() + (AFTER_FAILURE if found is None else MAX_AGE)
+        answer.good_until = time.monotonic() + (AFTER_FAILURE if found is None else MAX_AGE)
 
     def _ours(self) -> frozenset[int]:
         services = self._supervisor.services

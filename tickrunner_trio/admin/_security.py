@@ -14,12 +14,18 @@ guessing           tokens are compared in constant time; the ones made here have
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+#: What a Host header may be. Nothing is cut off in search of a name: what a lenient parser skips, a browser may not.
+_HOST = re.compile(
+    r"((?P<name>[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)|\[(?P<address>[A-Fa-f0-9]*:[A-Fa-f0-9:.]+)\])(:(?P<port>[0-9]{1,5}))?"
+)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -63,14 +69,22 @@ def checked_hosts(hosts: Iterable[str]) -> frozenset[str]:
             raise TypeError(f"hosts must hold names, got {host!r}: write such as 'ops.example.com'")
         name = host_name(host)
         if name is None or name != host.lower():
-            raise ValueError(f"hosts must hold bare names, got {host!r}: write such as 'ops.example.com'")
+            raise ValueError(
+                f"hosts must hold bare names, got {host!r}: write each one out, such as 'ops.example.com', without "
+                "wildcard, port or final dot"
+            )
         checked.add(name)
     return frozenset(checked)
 
 
 def host_name(host: str) -> str | None:
     """Return the name or address in a Host header, in lower case and without the port; None if it is malformed."""
-    return (_parts(f"//{host}") or (None, None))[0]
+    found = _HOST.fullmatch(host)
+    if found is None or int(found["port"] or 0) > 65535:
+        return None
+    if found["address"] is not None and not is_address(found["address"]):
+        return None
+    return (found["name"] or found["address"]).lower()
 
 
 def is_host_allowed(host: str | None, names: frozenset[str]) -> bool:
@@ -93,11 +107,6 @@ def is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there; of a name only ``localhost`` is known to."""
-    return host.lower() == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def is_same_origin(*, host: str | None, origin: str | None, fetch_site: str | None) -> bool:

@@ -7,14 +7,17 @@
                  +--> READ_TIMEOUT: closed     +--> a send that takes SEND_TIMEOUT: the application gets OSError, closed
                  +--> too long or malformed: 4xx, then as after an answer
 
-    MOST_CONNECTIONS are open and one more comes: the oldest that is READING or LINGERING is closed for it
+    MOST_CONNECTIONS are open and one more comes: the oldest that waits for its client is closed for it: one that is
+    READING, LINGERING, or ANSWERING somebody who does not take the answer
 
 Invariants:
 
 1. A connection carries one request: nothing is kept alive, pipelined or left to be taken for the next one.
 2. A request is in memory as a whole before the application hears of it, and bounded.
-3. Nobody waits for a client for ever: each wait has its bound, and a cancellation ends all of them at once.
-4. Clients that send nothing cannot lock others out, so probes are answered: only requests that are being answered stay.
+3. Nobody waits for a client for ever: each wait has its bound, and a cancellation ends all of them at once, but for
+   answers that are being given: those have END_GRACE more, so that who forced a tick hears of it after the drain.
+4. Clients that neither send nor read cannot lock others out, so probes are answered: only answers that are still
+   being made stay.
 5. No error of a client or of the application ends the server.
 
 Why not a server that there is: Hypercorn's Trio worker sends under a shield without a bound, so that a client which
@@ -26,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote
@@ -34,7 +38,8 @@ import h11
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable
+    from contextlib import AbstractContextManager
 
     from starlette.types import ASGIApp, Message
 
@@ -52,6 +57,9 @@ SEND_TIMEOUT = 5.0
 
 #: Seconds for the client to close after an answer. Closing first, with unread bytes, would destroy the answer.
 LINGER = 1.0
+
+#: Seconds for answers that are being given when the server is cancelled.
+END_GRACE = 1.0
 
 _STATUSES = frozenset(map(int, HTTPStatus))
 
@@ -80,15 +88,19 @@ async def serve_admin(  # noqa: ASYNC128 - `trio.serve_listeners` calls it
     Raises:
         OSError: it cannot listen there.
 
-    Cancellation handling: all connections are closed at once, and what is being answered is cancelled. To let clients
-    see a drain, cancel it when `tickrunner_trio.Supervisor.run` has returned.
+    Cancellation handling: it accepts no more and closes the connections on which nothing is being answered, at once.
+    What is being answered has 1 second to be done, shielded, then it is cancelled as well. To let clients see a drain,
+    and what came of ticks that they forced, cancel it when `tickrunner_trio.Supervisor.run` has returned.
 
     Error handling: logger ``tickrunner_trio.admin``. ERROR: the application raised; its client gets a 500. DEBUG:
     connections that were dropped.
     """
     listeners = await trio.open_tcp_listeners(port, host=host)
     server = _Server(app)
-    await trio.serve_listeners(server.handle, listeners, task_status=task_status)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.end_when_cancelled)
+        await trio.serve_listeners(server.handle, listeners, handler_nursery=nursery, task_status=task_status)
+    raise AssertionError("serve_listeners never returns")  # pragma: no cover - said for the type
 
 
 class _Server:
@@ -97,17 +109,39 @@ class _Server:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._open = 0
-        #: Around all waiting for clients that may be cut short for others. A dict is a set in order: oldest first.
-        self._idle: dict[trio.CancelScope, None] = {}
+        self._is_ending = False
+        #: Around each connection; shielded, so that its answer may outlast a cancellation for a while.
+        self._connections: set[trio.CancelScope] = set()
+        #: Around all waiting for clients that may be cut short for others, oldest first; and whether for an answer.
+        self._idle: dict[trio.CancelScope, bool] = {}
+
+    async def end_when_cancelled(self) -> None:
+        """Wait to be cancelled, then see that all connections end."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._is_ending = True
+            for connection in self._connections:
+                connection.deadline = trio.current_time() + END_GRACE
+            for waiting, is_answering in self._idle.items():
+                if not is_answering:
+                    waiting.cancel()
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """Take one connection to its end."""
+        with trio.CancelScope(shield=not self._is_ending) as connection:
+            self._connections.add(connection)
+            try:
+                await self._handle(stream)
+            finally:
+                self._connections.discard(connection)
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
         self._open += 1
         try:
-            if self._open > MOST_CONNECTIONS:
-                self._drop_oldest()
+            is_one_too_many = self._open > MOST_CONNECTIONS and not self._drop_oldest()
             async with stream:
-                await self._answer_one(stream)
+                await self._answer_one(stream, is_refused=is_one_too_many)
         except OSError as error:  # of `getpeername` on a socket that is gone already, for example
             _log.debug("a connection was lost", exc_info=error)
         except trio.BrokenResourceError as error:
@@ -117,29 +151,32 @@ class _Server:
         finally:
             self._open -= 1
 
-    def _drop_oldest(self) -> None:
+    def _drop_oldest(self) -> bool:
+        """Drop the connection that has waited longest for its client; return whether there was one."""
         oldest = next(iter(self._idle), None)
-        if oldest is not None:
-            del self._idle[oldest]
-            oldest.cancel()
+        if oldest is None:
+            return False
+        del self._idle[oldest]
+        oldest.cancel()
+        return True
 
     @contextlib.contextmanager
-    def _idle_for(self, seconds: float) -> Generator[None]:
+    def _idle_for(self, seconds: float, *, is_answering: bool = False) -> Generator[trio.CancelScope]:
         """Bound the waiting for a client, which ends as well when its connection is dropped for another one."""
         scope = trio.CancelScope(deadline=trio.current_time() + seconds)
-        self._idle[scope] = None
+        self._idle[scope] = is_answering
         try:
             with scope:
-                yield
+                yield scope
         finally:
             self._idle.pop(scope, None)
 
-    async def _answer_one(self, stream: trio.SocketStream) -> None:
-        exchange = _Exchange(stream)
+    async def _answer_one(self, stream: trio.SocketStream, *, is_refused: bool) -> None:
+        exchange = _Exchange(stream, partial(self._idle_for, is_answering=True))
         request: h11.Request | None = None
         body = b""
         try:
-            if self._open > MOST_CONNECTIONS and not self._idle:  # no other could be dropped in its favour
+            if is_refused:  # no other could be dropped in its favour
                 raise h11.RemoteProtocolError("too many connections", error_status_hint=503)
             with self._idle_for(READ_TIMEOUT):
                 request, body = await exchange.read_request()
@@ -171,8 +208,11 @@ class _Server:
 class _Exchange:
     """One request and its answer on one connection: h11 on one side, ASGI on the other."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, idle_for: Callable[[float], AbstractContextManager[trio.CancelScope]]
+    ) -> None:
         self._stream = stream
+        self._idle_for = idle_for  #: Around each wait for the client to take a part of the answer.
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
         self._start: Message | None = None
         self._is_head = False
@@ -250,13 +290,15 @@ class _Exchange:
         """Send a part of the application's answer.
 
         Raises:
-            OSError: the client is gone, or does not take it.
+            OSError: the client is gone, or does not take it, in time or before others need its connection.
         """
         try:
-            with trio.fail_after(SEND_TIMEOUT):
+            with self._idle_for(SEND_TIMEOUT) as waiting:
                 await self._send_part(message)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-            raise OSError("the client is gone, or does not take its answer") from error
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise OSError("the client is gone") from error
+        if waiting.cancelled_caught:
+            raise OSError("the client does not take its answer")
 
     async def _send_part(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -277,7 +319,7 @@ class _Exchange:
             return
         text = f"{reason}\n".encode()
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text))]
-        with trio.move_on_after(SEND_TIMEOUT):
+        with self._idle_for(SEND_TIMEOUT):
             await self._send(_response(status, headers))
             await self._send(h11.Data(data=text))
             await self._send(h11.EndOfMessage())

@@ -41,18 +41,25 @@ class Streams:
         return self._open >= MOST_STREAMS
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the board on and on, until the reader leaves or the supervisor is drained: an ASGI application."""
+        """Send the board on and on, until the reader leaves or the supervisor is drained: an ASGI application.
+
+        Raises:
+            OSError: the reader is gone, or does not take what it is sent: so the answer stays incomplete.
+        """
         self._open += 1
+        is_broken_off = False
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
                 tasks.start_soon(self._keep_locks_fresh)
                 await self._send_on(send)
                 tasks.cancel_scope.cancel()
-        except* OSError:  # the reader is gone, and the server says so
-            pass
+        except* OSError:
+            is_broken_off = True
         finally:
             self._open -= 1
+        if is_broken_off:  # in no group, since servers know an OSError only as it is
+            raise OSError("the reader is gone, or does not take what it is sent")
 
     async def _send_on(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
@@ -69,7 +76,7 @@ class Streams:
                 with anyio.move_on_after(SEND_PATIENCE) as patience:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
                 if patience.cancelled_caught:
-                    return
+                    raise OSError("the reader does not take what it is sent")
                 last, sent_at = shown, anyio.current_time()
             if not is_over:
                 await anyio.sleep(PERIOD)
