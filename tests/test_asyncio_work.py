@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -37,6 +38,9 @@ trio_asyncio: Any = module._import_trio_asyncio() if sys.version_info < module.T
 
 #: Seconds: soon, where it does not matter how soon; and after which something ends that has begun by then.
 SOON, LATER = 0.05, 0.3
+
+#: Seconds until a program that hangs is killed, which fails its test.
+PATIENCE = 60.0
 
 pytestmark = pytest.mark.skipif(sys.version_info >= module.TOO_NEW, reason="trio-asyncio does not work there")
 
@@ -404,6 +408,61 @@ def test_what_a_callback_raises_is_logged_and_the_work_goes_on(caplog: pytest.Lo
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], OSError)
+
+
+# Ctrl-C, and what else stops a loop.
+
+INTERRUPTED = """
+import asyncio, signal, sys, trio
+from contextlib import nullcontext
+from tickrunner_trio import Config, Service
+from tickrunner_trio.bridges import asyncio_work
+from tickrunner_trio.testing import ScriptedLocker
+
+async def work(tick):
+    if sys.argv[2] == "within":
+        # In the middle of the loop's own code, since a callback is called from there.
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+    else:
+        print("begun", flush=True)
+    try:
+        while True:
+            await asyncio.sleep(0)
+    finally:
+        print("stopped", flush=True)
+
+locker = ScriptedLocker()
+subject = Service(Config(name="busy", interval=60, locker=locker, work=asyncio_work(work)))
+
+async def main():
+    import trio_asyncio
+    async with trio_asyncio.open_loop() if sys.argv[1] == "open" else nullcontext():
+        await subject.tick()
+
+try:
+    trio.run(main)
+except* KeyboardInterrupt:
+    print("interrupted", [event for event, _ in locker.events])
+"""
+
+
+@pytest.mark.parametrize("where", ["new", "open"])
+@pytest.mark.parametrize("how", ["within", "without"])
+def test_ctrl_c_stops_busy_work_wherever_it_comes_upon_the_loop(where: str, how: str) -> None:
+    arguments = [sys.executable, "-W", "ignore", "-c", INTERRUPTED, where, how]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as program:
+        watchdog = threading.Timer(PATIENCE, program.kill)
+        watchdog.start()
+        try:
+            assert program.stdout is not None
+            if how == "without":
+                assert program.stdout.readline() == "begun\n"
+                program.send_signal(signal.SIGINT)
+            said = program.stdout.read().splitlines()
+        finally:
+            watchdog.cancel()
+    assert said == ["stopped", "interrupted ['locked', 'unlocked']"]
+    assert program.returncode == 0
 
 
 # The loop of an application.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from _asyncio import _get_running_loop, _set_running_loop  # those of asyncio's own loops, which nobody replaces
 from collections.abc import Coroutine
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 import outcome
@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 
 #: What becomes the task: it returns what was raised in it, and raises nothing but its cancellation.
 Captured: TypeAlias = "Callable[[], Coroutine[Any, Any, BaseException | None]]"
+
+
+@cache
+def protect_from_interrupts(trio_asyncio: ModuleType) -> None:
+    """Let Ctrl-C go to Trio's main task, whichever step of a loop of trio-asyncio's it comes upon.
+
+    Raised within the loop's own code, it would stop the loop for good, and whoever waits for a task of that loop would
+    wait for ever, under the lock. Trio keeps the mark with the code of a function, so that it holds for each loop of
+    trio-asyncio's in the process; a loop that somebody has opened around the services needs it as much as ours.
+    """
+    loop = trio_asyncio.BaseTrioEventLoop
+    for name in ("_main_loop", "_io_task"):
+        setattr(loop, name, trio.lowlevel.enable_ki_protection(getattr(loop, name)))
 
 
 async def captured(function: Callable[..., Awaitable[object]], *args: object) -> BaseException | None:
@@ -48,6 +61,7 @@ async def on_application(loop: asyncio.AbstractEventLoop, work: Captured) -> Bas
     return await _ended(_Errand(loop, work).run)
 
 
+@trio.lowlevel.enable_ki_protection
 async def _on_a_new_loop(trio_asyncio: ModuleType, work: Captured) -> BaseException | None:
     exits: list[BaseException] = []
     async with trio_asyncio.open_loop() as loop:

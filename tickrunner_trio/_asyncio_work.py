@@ -22,7 +22,7 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ._asyncio_tasks import captured, on_application, on_trio_asyncio
+from ._asyncio_tasks import captured, on_application, on_trio_asyncio, protect_from_interrupts
 from ._config import is_async_callable
 from ._foreign import Foreign
 
@@ -75,7 +75,8 @@ def asyncio_work(
 
     Cancellation handling: a timeout, a lost lock, a cancelled service are one ``CancelledError`` in the coroutine; if
     it catches that and goes on, none follows, as ever in asyncio. The lock is let go when the coroutine has stopped; on
-    a loop of the tick's own, when all its tasks have.
+    a loop of the tick's own, when all its tasks have. Ctrl-C is a cancellation too, as the first one is under
+    ``asyncio.run``: it does not interrupt a coroutine that blocks its loop.
 
     Example::
 
@@ -107,7 +108,7 @@ def _import_trio_asyncio() -> ModuleType:
         with warnings.catch_warnings():
             # Since 3.12 asyncio deprecates what trio-asyncio builds on, which ends a program that runs with -W error.
             warnings.filterwarnings("ignore", category=DeprecationWarning)
-            return importlib.import_module("trio_asyncio")
+            trio_asyncio = importlib.import_module("trio_asyncio")
     except ModuleNotFoundError as error:
         if error.name != "trio_asyncio":
             raise
@@ -116,6 +117,8 @@ def _import_trio_asyncio() -> ModuleType:
             f"python -m pip install 'tickrunner-trio[asyncio]'; or {_ALTERNATIVES}",
             name=error.name,
         ) from error
+    protect_from_interrupts(trio_asyncio)
+    return trio_asyncio
 
 
 class _AsyncioWork(Foreign["Callable[[Tick], Awaitable[object]]"]):
