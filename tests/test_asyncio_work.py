@@ -282,6 +282,68 @@ def test_what_the_work_leaves_behind_has_stopped_before_the_lock_is_let_go() -> 
     assert names(locker) == ["locked", "task stopped", "generator stopped", "unlocked"]
 
 
+@pytest.mark.parametrize("how", ["socket", "thread", "database", "new task"])
+def test_what_the_work_leaves_behind_may_clean_up_with_all_that_asyncio_has(how: str, dsn: str) -> None:
+    locker = ScriptedLocker()
+    tasks: list[Any] = []
+
+    async def clean_up() -> object:
+        if how == "socket":
+            async with aiohttp.ClientSession() as session, session.get(url) as response:
+                return await response.text()
+        if how == "thread":
+            return await asyncio.to_thread(lambda: "42")
+        if how == "database":
+            async with await psycopg.AsyncConnection.connect(dsn) as connection:
+                return await (await connection.execute("SELECT 42")).fetchone()
+        tasks.append(asyncio.create_task(left_behind("task of a task")))
+        return None
+
+    async def left_behind(name: str = "task") -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if name == "task":
+                answer = await clean_up()
+                assert how == "new task" or "42" in str(answer)
+            await asyncio.sleep(SOON)
+            locker.note(f"{name} stopped")
+
+    async def work(tick: Tick) -> None:
+        tasks.append(asyncio.create_task(left_behind()))
+        await asyncio.sleep(0)
+
+    async def main() -> TickReport:
+        with trio.fail_after(PATIENCE):
+            return await service(asyncio_work(work), locker).tick()
+
+    with local_server() as url:
+        assert trio.run(main).outcome is Outcome.SUCCESS
+    stopped = ["task stopped", "task of a task stopped"] if how == "new task" else ["task stopped"]
+    assert names(locker) == ["locked", *stopped, "unlocked"]
+
+
+def test_what_the_rest_raises_at_its_end_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    error = OSError("in clean-up")
+    tasks: list[Any] = []
+
+    async def left_behind() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise error
+
+    async def work(tick: Tick) -> None:
+        tasks.append(asyncio.create_task(left_behind()))
+        await asyncio.sleep(0)
+
+    assert on_a_new_loop(work).outcome is Outcome.SUCCESS
+    [record] = [record for record in caplog.records if record.name == "asyncio"]
+    assert "a task that the work has left behind raised" in record.getMessage()
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
 def test_each_tick_has_a_loop_of_its_own_and_all_share_one_that_is_open() -> None:
     loops: list[asyncio.AbstractEventLoop] = []
 

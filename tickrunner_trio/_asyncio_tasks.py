@@ -75,7 +75,24 @@ async def _on_a_new_loop(trio_asyncio: ModuleType, work: Captured) -> BaseExcept
         task = loop.create_task(work())
         # Captured, so that neither a cancellation nor an error comes out in the group of the loop's nursery.
         result = await outcome.acapture(_ended, loop.run_aio_future, task)
+        # Here, while the loop still waits for sockets and threads, as at the end of `open_loop` it does not any more.
+        with trio.CancelScope(shield=True):
+            await loop.run_aio_coroutine(_end_the_rest(loop))
     return exits[0] if exits else result.unwrap()
+
+
+async def _end_the_rest(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel all other tasks of the loop and wait for them, and for those that they start at that, as long as it takes.
+
+    An error of theirs is logged, as at the end of ``asyncio.run``: nobody awaited them.
+    """
+    while tasks := asyncio.all_tasks(loop) - {asyncio.current_task(loop)}:
+        for task in tasks:
+            task.cancel()
+        for task, end in zip(tasks, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
+            if isinstance(end, BaseException) and not task.cancelled():
+                message = "a task that the work has left behind raised"
+                loop.call_exception_handler({"message": message, "exception": end, "task": task})
 
 
 async def _ended(call: Callable[..., Awaitable[BaseException | None]], *args: Any) -> BaseException | None:

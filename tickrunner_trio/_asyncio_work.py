@@ -50,8 +50,9 @@ def asyncio_work(
     Without ``loop``, it runs under trio-asyncio (the extra ``asyncio``, on Python below 3.14), within the Trio run and
     its thread: on the loop of ``trio_asyncio.open_loop()`` if one is open around the service, else on a new one for
     each tick. That leaves nothing behind: tasks that the work has started are cancelled, and awaited, before the lock
-    is let go. Clients that live longer than a tick, such as connection pools, need a loop that is open around
-    ``service.run()``. Calling `asyncio_work` imports trio-asyncio, which patches asyncio for the whole process.
+    is let go; their clean-up may await whatever it needs, and what it raises is logged. Clients that live longer than a
+    tick, such as connection pools, need a loop that is open around ``service.run()``. Calling `asyncio_work` imports
+    trio-asyncio, which patches asyncio for the whole process.
 
     With ``loop``, it runs there, beside an application of asyncio's and on its clients; Trio is that application's
     guest or runs in another thread. It needs no trio-asyncio, and works on any Python. The loop has to run until the
@@ -75,8 +76,9 @@ def asyncio_work(
 
     Cancellation handling: a timeout, a lost lock, a cancelled service are one ``CancelledError`` in the coroutine; if
     it catches that and goes on, none follows, as ever in asyncio. The lock is let go when the coroutine has stopped; on
-    a loop of the tick's own, when all its tasks have. Ctrl-C is a cancellation too, as the first one is under
-    ``asyncio.run``: it does not interrupt a coroutine that blocks its loop.
+    a loop of the tick's own, when all its tasks have. Nothing bounds that: a clean-up that may hang needs an
+    ``asyncio.timeout`` of its own, else it keeps the lock and the service until the process ends. Ctrl-C is a
+    cancellation too, as the first one is under ``asyncio.run``: it does not interrupt a coroutine that blocks its loop.
 
     Example::
 
