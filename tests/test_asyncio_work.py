@@ -95,6 +95,10 @@ PLACES = [on_a_new_loop, on_an_open_loop, on_the_loop_of_another_thread, as_a_gu
 on_each_loop = pytest.mark.parametrize("tick_of", PLACES)
 
 
+class ExitingError(BaseException):
+    """Ends a program, as `SystemExit` does, which asyncio looks at for itself."""
+
+
 async def note(ran: list[Tick], tick: Tick) -> None:
     ran.append(tick)
 
@@ -208,6 +212,34 @@ def test_a_cancellation_of_asyncios_own_is_a_failure_and_ends_nothing_else(tick_
     assert isinstance(report.error, RuntimeError)
     assert "asyncio cancelled the work" in str(report.error)
     assert isinstance(report.error.__cause__, asyncio.CancelledError)
+
+
+@on_each_loop
+@pytest.mark.parametrize("others", [[], [OSError("disk full")]])
+def test_a_cancellation_in_a_group_is_a_failure_and_ends_nothing_else(tick_of: Any, others: list[Exception]) -> None:
+    inner = BaseExceptionGroup("inner", [asyncio.CancelledError()])
+    group = BaseExceptionGroup("of gather's results", [inner, *others])
+
+    async def work(tick: Tick) -> None:
+        await asyncio.sleep(0)
+        raise group
+
+    report = tick_of(work)
+    assert report.outcome is Outcome.FAILED
+    assert isinstance(report.error, RuntimeError)
+    assert "a group with a cancellation of asyncio's" in str(report.error)
+    assert report.error.__cause__ is group
+
+
+@on_each_loop
+def test_what_ends_the_program_leaves_the_cancellations_of_its_group_behind(tick_of: Any) -> None:
+    async def work(tick: Tick) -> None:
+        raise BaseExceptionGroup("all", [asyncio.CancelledError(), ExitingError(), OSError("disk full")])
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        tick_of(work)
+    [error] = caught.value.exceptions
+    assert isinstance(error, ExitingError)
 
 
 @on_each_loop

@@ -43,9 +43,22 @@ async def captured(function: Callable[..., Awaitable[object]], *args: object) ->
         await function(*args)
     except asyncio.CancelledError:
         raise
+    except BaseExceptionGroup as group:  # noqa: ASYNC103 - raised again on Trio's side
+        return _without_cancellations(group)  # noqa: ASYNC104 - as above
     except BaseException as error:  # noqa: ASYNC103 - raised again on Trio's side
         return error  # noqa: ASYNC104 - as above
     return None
+
+
+def _without_cancellations(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    cancellations, rest = group.split(asyncio.CancelledError)
+    if cancellations is None:
+        return group
+    if rest is not None and not isinstance(rest, Exception):
+        return rest  # what ends the program
+    error = RuntimeError("the work raised a group with a cancellation of asyncio's in it, which ends nothing else")
+    error.__cause__ = group
+    return error
 
 
 async def on_trio_asyncio(trio_asyncio: ModuleType, work: Captured) -> BaseException | None:
