@@ -60,7 +60,9 @@ def asyncio_work(
 
     Context variables (`tickrunner_trio.request_id`, the current span) are there in the coroutine and its tasks. What it
     raises comes back as it is; what it returns is dropped. A ``CancelledError`` that is not the service's doing, as of
-    a loop that shuts down, becomes a `RuntimeError`. What a callback raises is logged by asyncio, as ever.
+    a loop that shuts down, becomes a `RuntimeError`. What a callback raises is logged by asyncio, as ever; but on a
+    loop of ``trio_asyncio.open_loop()`` it ends that loop and all within, services too, unless the loop has been given
+    an exception handler (``loop.set_exception_handler``): whether its errors are fatal is for its owner to say.
 
     Args:
         fn: ``async def fn(tick)``; a partial, a method or a callable object too.
