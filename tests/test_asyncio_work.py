@@ -559,6 +559,51 @@ def test_ctrl_c_stops_busy_work_wherever_it_comes_upon_the_loop(where: str, how:
     assert program.returncode == 0
 
 
+STOPPED = """
+import asyncio, sys, trio
+from contextlib import nullcontext
+from tickrunner_trio import Config, Service
+from tickrunner_trio.bridges import asyncio_work
+from tickrunner_trio.testing import ScriptedLocker
+
+kept = []
+
+async def work(tick):
+    loop = asyncio.get_running_loop()
+    kept.append(loop.create_task(asyncio.sleep(600)))
+    loop.stop() if sys.argv[2] == "stop" else loop.call_soon(sys.exit, 3)
+    await asyncio.sleep(600)
+
+locker = ScriptedLocker()
+subject = Service(Config(name="stopped", interval=60, locker=locker, work=asyncio_work(work)))
+
+async def main():
+    import trio_asyncio
+    async with trio_asyncio.open_loop() if sys.argv[1] == "open" else nullcontext():
+        report = await subject.tick()
+        print(report.outcome, report.error)
+
+try:
+    trio.run(main)
+except* SystemExit as group:
+    print([error.code for error in group.exceptions])
+print([event for event, _ in locker.events])
+"""
+
+
+@pytest.mark.parametrize("where", ["new", "open"])
+@pytest.mark.parametrize("how", ["stop", "exit"])
+def test_a_loop_that_is_stopped_under_the_work_does_not_keep_the_lock(where: str, how: str) -> None:
+    arguments = [sys.executable, "-W", "ignore", "-c", STOPPED, where, how]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    *before, last = done.stdout.splitlines()
+    assert last == "['locked', 'unlocked']"
+    if how == "stop":
+        assert before == ["failed the loop was stopped while the work ran"]
+    else:
+        assert before[-1] == "[3]"
+
+
 # The loop of an application.
 
 
