@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -37,6 +38,9 @@ trio_asyncio: Any = module._import_trio_asyncio() if sys.version_info < module.T
 
 #: Seconds: soon, where it does not matter how soon; and after which something ends that has begun by then.
 SOON, LATER = 0.05, 0.3
+
+#: Seconds until a program that hangs is killed, which fails its test.
+PATIENCE = 60.0
 
 pytestmark = pytest.mark.skipif(sys.version_info >= module.TOO_NEW, reason="trio-asyncio does not work there")
 
@@ -89,6 +93,10 @@ def as_a_guest(function: Any, *args: Any, **fields: Any) -> TickReport:
 
 PLACES = [on_a_new_loop, on_an_open_loop, on_the_loop_of_another_thread, as_a_guest]
 on_each_loop = pytest.mark.parametrize("tick_of", PLACES)
+
+
+class ExitingError(BaseException):
+    """Ends a program, as `SystemExit` does, which asyncio looks at for itself."""
 
 
 async def note(ran: list[Tick], tick: Tick) -> None:
@@ -207,6 +215,34 @@ def test_a_cancellation_of_asyncios_own_is_a_failure_and_ends_nothing_else(tick_
 
 
 @on_each_loop
+@pytest.mark.parametrize("others", [[], [OSError("disk full")]])
+def test_a_cancellation_in_a_group_is_a_failure_and_ends_nothing_else(tick_of: Any, others: list[Exception]) -> None:
+    inner = BaseExceptionGroup("inner", [asyncio.CancelledError()])
+    group = BaseExceptionGroup("of gather's results", [inner, *others])
+
+    async def work(tick: Tick) -> None:
+        await asyncio.sleep(0)
+        raise group
+
+    report = tick_of(work)
+    assert report.outcome is Outcome.FAILED
+    assert isinstance(report.error, RuntimeError)
+    assert "a group with a cancellation of asyncio's" in str(report.error)
+    assert report.error.__cause__ is group
+
+
+@on_each_loop
+def test_what_ends_the_program_leaves_the_cancellations_of_its_group_behind(tick_of: Any) -> None:
+    async def work(tick: Tick) -> None:
+        raise BaseExceptionGroup("all", [asyncio.CancelledError(), ExitingError(), OSError("disk full")])
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        tick_of(work)
+    [error] = caught.value.exceptions
+    assert isinstance(error, ExitingError)
+
+
+@on_each_loop
 def test_what_ends_the_program_passes_through_in_no_group(tick_of: Any) -> None:
     async def work(tick: Tick) -> None:
         await asyncio.sleep(0)
@@ -276,6 +312,68 @@ def test_what_the_work_leaves_behind_has_stopped_before_the_lock_is_let_go() -> 
 
     assert on_a_new_loop(work, locker).outcome is Outcome.SUCCESS
     assert names(locker) == ["locked", "task stopped", "generator stopped", "unlocked"]
+
+
+@pytest.mark.parametrize("how", ["socket", "thread", "database", "new task"])
+def test_what_the_work_leaves_behind_may_clean_up_with_all_that_asyncio_has(how: str, dsn: str) -> None:
+    locker = ScriptedLocker()
+    tasks: list[Any] = []
+
+    async def clean_up() -> object:
+        if how == "socket":
+            async with aiohttp.ClientSession() as session, session.get(url) as response:
+                return await response.text()
+        if how == "thread":
+            return await asyncio.to_thread(lambda: "42")
+        if how == "database":
+            async with await psycopg.AsyncConnection.connect(dsn) as connection:
+                return await (await connection.execute("SELECT 42")).fetchone()
+        tasks.append(asyncio.create_task(left_behind("task of a task")))
+        return None
+
+    async def left_behind(name: str = "task") -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if name == "task":
+                answer = await clean_up()
+                assert how == "new task" or "42" in str(answer)
+            await asyncio.sleep(SOON)
+            locker.note(f"{name} stopped")
+
+    async def work(tick: Tick) -> None:
+        tasks.append(asyncio.create_task(left_behind()))
+        await asyncio.sleep(0)
+
+    async def main() -> TickReport:
+        with trio.fail_after(PATIENCE):
+            return await service(asyncio_work(work), locker).tick()
+
+    with local_server() as url:
+        assert trio.run(main).outcome is Outcome.SUCCESS
+    stopped = ["task stopped", "task of a task stopped"] if how == "new task" else ["task stopped"]
+    assert names(locker) == ["locked", *stopped, "unlocked"]
+
+
+def test_what_the_rest_raises_at_its_end_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    error = OSError("in clean-up")
+    tasks: list[Any] = []
+
+    async def left_behind() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise error
+
+    async def work(tick: Tick) -> None:
+        tasks.append(asyncio.create_task(left_behind()))
+        await asyncio.sleep(0)
+
+    assert on_a_new_loop(work).outcome is Outcome.SUCCESS
+    [record] = [record for record in caplog.records if record.name == "asyncio"]
+    assert "a task that the work has left behind raised" in record.getMessage()
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
 
 
 def test_each_tick_has_a_loop_of_its_own_and_all_share_one_that_is_open() -> None:
@@ -404,6 +502,106 @@ def test_what_a_callback_raises_is_logged_and_the_work_goes_on(caplog: pytest.Lo
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], OSError)
+
+
+# Ctrl-C, and what else stops a loop.
+
+INTERRUPTED = """
+import asyncio, signal, sys, trio
+from contextlib import nullcontext
+from tickrunner_trio import Config, Service
+from tickrunner_trio.bridges import asyncio_work
+from tickrunner_trio.testing import ScriptedLocker
+
+async def work(tick):
+    if sys.argv[2] == "within":
+        # In the middle of the loop's own code, since a callback is called from there.
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+    else:
+        print("begun", flush=True)
+    try:
+        while True:
+            await asyncio.sleep(0)
+    finally:
+        print("stopped", flush=True)
+
+locker = ScriptedLocker()
+subject = Service(Config(name="busy", interval=60, locker=locker, work=asyncio_work(work)))
+
+async def main():
+    import trio_asyncio
+    async with trio_asyncio.open_loop() if sys.argv[1] == "open" else nullcontext():
+        await subject.tick()
+
+try:
+    trio.run(main)
+except* KeyboardInterrupt:
+    print("interrupted", [event for event, _ in locker.events])
+"""
+
+
+@pytest.mark.parametrize("where", ["new", "open"])
+@pytest.mark.parametrize("how", ["within", "without"])
+def test_ctrl_c_stops_busy_work_wherever_it_comes_upon_the_loop(where: str, how: str) -> None:
+    arguments = [sys.executable, "-W", "ignore", "-c", INTERRUPTED, where, how]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as program:
+        watchdog = threading.Timer(PATIENCE, program.kill)
+        watchdog.start()
+        try:
+            assert program.stdout is not None
+            if how == "without":
+                assert program.stdout.readline() == "begun\n"
+                program.send_signal(signal.SIGINT)
+            said = program.stdout.read().splitlines()
+        finally:
+            watchdog.cancel()
+    assert said == ["stopped", "interrupted ['locked', 'unlocked']"]
+    assert program.returncode == 0
+
+
+STOPPED = """
+import asyncio, sys, trio
+from contextlib import nullcontext
+from tickrunner_trio import Config, Service
+from tickrunner_trio.bridges import asyncio_work
+from tickrunner_trio.testing import ScriptedLocker
+
+kept = []
+
+async def work(tick):
+    loop = asyncio.get_running_loop()
+    kept.append(loop.create_task(asyncio.sleep(600)))
+    loop.stop() if sys.argv[2] == "stop" else loop.call_soon(sys.exit, 3)
+    await asyncio.sleep(600)
+
+locker = ScriptedLocker()
+subject = Service(Config(name="stopped", interval=60, locker=locker, work=asyncio_work(work)))
+
+async def main():
+    import trio_asyncio
+    async with trio_asyncio.open_loop() if sys.argv[1] == "open" else nullcontext():
+        report = await subject.tick()
+        print(report.outcome, report.error)
+
+try:
+    trio.run(main)
+except* SystemExit as group:
+    print([error.code for error in group.exceptions])
+print([event for event, _ in locker.events])
+"""
+
+
+@pytest.mark.parametrize("where", ["new", "open"])
+@pytest.mark.parametrize("how", ["stop", "exit"])
+def test_a_loop_that_is_stopped_under_the_work_does_not_keep_the_lock(where: str, how: str) -> None:
+    arguments = [sys.executable, "-W", "ignore", "-c", STOPPED, where, how]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    *before, last = done.stdout.splitlines()
+    assert last == "['locked', 'unlocked']"
+    if how == "stop":
+        assert before == ["failed the loop was stopped while the work ran"]
+    else:
+        assert before[-1] == "[3]"
 
 
 # The loop of an application.

@@ -134,9 +134,13 @@ def test_services_that_cannot_start_end_the_application_of_asyncio_with_their_er
 
 
 def test_a_connection_lives_from_tick_to_tick_on_a_loop_that_is_open(tmp_path: Path, dsn: str) -> None:
-    with running(tmp_path, "connection", {CONNINFO: repr(dsn), "interval=60": "interval=0.1"}) as program:
+    """Whatever goes wrong beside the work."""
+    query = 'await connection.execute("SELECT 1")'
+    replaced = {CONNINFO: repr(dsn), "interval=60": "interval=0.1", query: f'{query}; loop.call_soon(int, "stray")'}
+    with running(tmp_path, "connection", replaced) as program:
         for _ in range(3):
             program.wait_for("tick succeeded")
+    assert any("literal for int() with base 10: 'stray'" in line for line in program.lines)
     assert not any("pass failed" in line for line in program.lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -148,6 +149,47 @@ async def test_what_ends_the_program_passes_through_in_no_group() -> None:
     with pytest.raises(SystemExit):
         await service(thread_work(work), locker).tick()
     assert names(locker) == ["locked", "unlocked"]
+
+
+def interrupted(work: Callable[[Callable[[], None]], object]) -> TickReport:
+    """Have one tick of it, given what sends Ctrl-C and returns when Trio has it; return the report all the same."""
+    published: list[TickReport] = []
+    locker = ScriptedLocker()
+
+    async def main() -> None:
+        token = trio.lowlevel.current_trio_token()
+
+        def interrupt() -> None:
+            trio_has_it = threading.Event()
+            signal.raise_signal(signal.SIGINT)
+            token.run_sync_soon(token.run_sync_soon, trio_has_it.set)
+            assert trio_has_it.wait(PATIENCE)
+
+        subject = service(thread_work(lambda tick: work(interrupt)), locker)
+        publish = subject._publish
+        subject._publish = lambda report, at: (published.append(report), publish(report, at))  # type: ignore[method-assign]
+        await subject.tick()
+        await trio.sleep_forever()  # it comes at the next wait, at the latest
+
+    with pytest.raises(KeyboardInterrupt):  # plain, in no group
+        trio.run(main)
+    assert names(locker) == ["locked", "unlocked"]
+    [report] = published
+    return report
+
+
+def test_ctrl_c_is_no_failure_of_a_function_that_succeeds() -> None:
+    report = interrupted(lambda interrupt: interrupt())
+    assert (report.outcome, report.error) == (Outcome.SUCCESS, None)
+
+
+def test_ctrl_c_reaches_a_function_that_asks_and_comes_out_in_no_group() -> None:
+    def work(interrupt: Callable[[], None]) -> None:
+        interrupt()
+        ask_until_cancelled()
+
+    report = interrupted(work)
+    assert isinstance(report.error, KeyboardInterrupt)
 
 
 # Cancellation.

@@ -2,7 +2,8 @@
 
 A cancellation of Trio's becomes one `asyncio.CancelledError` in the task, and the task's end by that becomes Trio's
 cancellation again. No other crosses over: one that Trio did not cause would pass through everything that runs the
-service and catches each `Exception`. Nor does a `SystemExit` reach a loop, which would stop where it stands.
+service and catches each `Exception`. Nor does the `SystemExit` of a task reach a loop of the tick's own, which would
+stop where it stands; a loop of trio-asyncio's that stops all the same, and its tasks with it, ends the wait for them.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import asyncio
 from _asyncio import _get_running_loop, _set_running_loop  # those of asyncio's own loops, which nobody replaces
 from collections.abc import Coroutine
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 import outcome
 import trio
+
+from ._foreign import beside
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -24,22 +27,48 @@ if TYPE_CHECKING:
 Captured: TypeAlias = "Callable[[], Coroutine[Any, Any, BaseException | None]]"
 
 
+@cache
+def protect_from_interrupts(trio_asyncio: ModuleType) -> None:
+    """Let Ctrl-C go to Trio's main task, whichever step of a loop of trio-asyncio's it comes upon.
+
+    Raised within the loop's own code, it would stop the loop for good, and whoever waits for a task of that loop would
+    wait for ever, under the lock. Trio keeps the mark with the code of a function, so that it holds for each loop of
+    trio-asyncio's in the process; a loop that somebody has opened around the services needs it as much as ours.
+    """
+    loop = trio_asyncio.BaseTrioEventLoop
+    for name in ("_main_loop", "_io_task"):
+        setattr(loop, name, trio.lowlevel.enable_ki_protection(getattr(loop, name)))
+
+
 async def captured(function: Callable[..., Awaitable[object]], *args: object) -> BaseException | None:
     """Await it; return what it raised, unless that is a cancellation of asyncio's."""
     try:
         await function(*args)
     except asyncio.CancelledError:
         raise
+    except BaseExceptionGroup as group:  # noqa: ASYNC103 - raised again on Trio's side
+        return _without_cancellations(group)  # noqa: ASYNC104 - as above
     except BaseException as error:  # noqa: ASYNC103 - raised again on Trio's side
         return error  # noqa: ASYNC104 - as above
     return None
+
+
+def _without_cancellations(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    cancellations, rest = group.split(asyncio.CancelledError)
+    if cancellations is None:
+        return group
+    if rest is not None and not isinstance(rest, Exception):
+        return rest  # what ends the program
+    error = RuntimeError("the work raised a group with a cancellation of asyncio's in it, which ends nothing else")
+    error.__cause__ = group
+    return error
 
 
 async def on_trio_asyncio(trio_asyncio: ModuleType, work: Captured) -> BaseException | None:
     """Run it on the loop of trio-asyncio's that is open, else on a new one, and wait for it."""
     loop = trio_asyncio.current_loop.get()
     if loop is not None and loop.is_running():
-        return await _ended(loop.run_aio_coroutine, _Steps(work(), loop))
+        return await _ended(_end_of, loop, loop.create_task(_Steps(work(), loop)))
     return await _on_a_new_loop(trio_asyncio, work)
 
 
@@ -48,20 +77,90 @@ async def on_application(loop: asyncio.AbstractEventLoop, work: Captured) -> Bas
     return await _ended(_Errand(loop, work).run)
 
 
+@trio.lowlevel.enable_ki_protection
 async def _on_a_new_loop(trio_asyncio: ModuleType, work: Captured) -> BaseException | None:
     exits: list[BaseException] = []
-    async with trio_asyncio.open_loop() as loop:
+    try:
+        async with trio_asyncio.open_loop() as loop:
 
-        def exits_with(error: BaseException) -> None:
-            exits.append(error)
-            task.cancel()
+            def exits_with(error: BaseException) -> None:
+                exits.append(error)
+                task.cancel()
 
-        loop.set_task_factory(partial(_task_without_exit, exits_with))
-        loop.set_exception_handler(_only_log)
-        task = loop.create_task(work())
-        # Captured, so that neither a cancellation nor an error comes out in the group of the loop's nursery.
-        result = await outcome.acapture(_ended, loop.run_aio_future, task)
+            loop.set_task_factory(partial(_task_without_exit, exits_with))
+            loop.set_exception_handler(_only_log)
+            task = loop.create_task(work())
+            # Captured, so that neither a cancellation nor an error comes out in the group of the loop's nursery.
+            result = await outcome.acapture(_ended, _end_of, loop, task)
+            if loop.is_running():
+                # Here, while the loop waits for sockets and threads, as at the end of `open_loop` it does not any more.
+                with trio.CancelScope(shield=True):
+                    await outcome.acapture(_end_of, loop, loop.create_task(_end_the_rest(loop)))
+    except BaseExceptionGroup as group:
+        if (exit_of_a_callback := _first_exit(group)) is None:
+            raise
+        raise exit_of_a_callback from None
     return exits[0] if exits else result.unwrap()
+
+
+async def _end_of(loop: Any, task: asyncio.Task[BaseException | None]) -> BaseException | None:
+    """Await a task of a loop of trio-asyncio's, as ``run_aio_future`` does, but no longer than the loop runs.
+
+    A loop that was told to stop, or in which a callback has exited, leaves its tasks where they are, and never says so.
+    """
+    ended = trio.Event()
+    watch = trio.CancelScope(shield=True)
+
+    async def watch_the_loop() -> None:
+        with watch:
+            await loop.wait_stopped()
+            ended.set()
+
+    async def wait() -> None:
+        try:
+            await ended.wait()
+        except BaseException:
+            task.cancel()
+            with trio.CancelScope(shield=True):
+                await ended.wait()
+            raise
+
+    task.add_done_callback(lambda _: ended.set())
+    interrupt = await beside(watch_the_loop, watch.cancel, wait)
+    if not task.done():
+        _abandon_the_tasks_of(loop)
+        interrupt.unwrap()
+        raise RuntimeError("the loop was stopped while the work ran")
+    if task.cancelled():
+        interrupt.unwrap()
+    return task.result()
+
+
+def _abandon_the_tasks_of(loop: asyncio.AbstractEventLoop) -> None:
+    """Let nobody wait for the tasks of a loop that has stopped: ``open_loop`` would at its end, for ever."""
+    for task in asyncio.all_tasks(loop):
+        asyncio._unregister_task(task)  # noqa: SLF001 - documented, for who extends asyncio
+
+
+def _first_exit(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    first: BaseException | None = group.subgroup((KeyboardInterrupt, SystemExit))
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+async def _end_the_rest(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel all other tasks of the loop and wait for them, and for those that they start at that, as long as it takes.
+
+    An error of theirs is logged, as at the end of ``asyncio.run``: nobody awaited them.
+    """
+    while tasks := asyncio.all_tasks(loop) - {asyncio.current_task(loop)}:
+        for task in tasks:
+            task.cancel()
+        for task, end in zip(tasks, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
+            if isinstance(end, BaseException) and not task.cancelled():
+                message = "a task that the work has left behind raised"
+                loop.call_exception_handler({"message": message, "exception": end, "task": task})
 
 
 async def _ended(call: Callable[..., Awaitable[BaseException | None]], *args: Any) -> BaseException | None:

@@ -22,7 +22,7 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ._asyncio_tasks import captured, on_application, on_trio_asyncio
+from ._asyncio_tasks import captured, on_application, on_trio_asyncio, protect_from_interrupts
 from ._config import is_async_callable
 from ._foreign import Foreign
 
@@ -50,8 +50,9 @@ def asyncio_work(
     Without ``loop``, it runs under trio-asyncio (the extra ``asyncio``, on Python below 3.14), within the Trio run and
     its thread: on the loop of ``trio_asyncio.open_loop()`` if one is open around the service, else on a new one for
     each tick. That leaves nothing behind: tasks that the work has started are cancelled, and awaited, before the lock
-    is let go. Clients that live longer than a tick, such as connection pools, need a loop that is open around
-    ``service.run()``. Calling `asyncio_work` imports trio-asyncio, which patches asyncio for the whole process.
+    is let go; their clean-up may await whatever it needs, and what it raises is logged. Clients that live longer than a
+    tick, such as connection pools, need a loop that is open around ``service.run()``. Calling `asyncio_work` imports
+    trio-asyncio, which patches asyncio for the whole process.
 
     With ``loop``, it runs there, beside an application of asyncio's and on its clients; Trio is that application's
     guest or runs in another thread. It needs no trio-asyncio, and works on any Python. The loop has to run until the
@@ -59,7 +60,9 @@ def asyncio_work(
 
     Context variables (`tickrunner_trio.request_id`, the current span) are there in the coroutine and its tasks. What it
     raises comes back as it is; what it returns is dropped. A ``CancelledError`` that is not the service's doing, as of
-    a loop that shuts down, becomes a `RuntimeError`. What a callback raises is logged by asyncio, as ever.
+    a loop that shuts down, becomes a `RuntimeError`. What a callback raises is logged by asyncio, as ever; but on a
+    loop of ``trio_asyncio.open_loop()`` it ends that loop and all within, services too, unless the loop has been given
+    an exception handler (``loop.set_exception_handler``): whether its errors are fatal is for its owner to say.
 
     Args:
         fn: ``async def fn(tick)``; a partial, a method or a callable object too.
@@ -75,7 +78,9 @@ def asyncio_work(
 
     Cancellation handling: a timeout, a lost lock, a cancelled service are one ``CancelledError`` in the coroutine; if
     it catches that and goes on, none follows, as ever in asyncio. The lock is let go when the coroutine has stopped; on
-    a loop of the tick's own, when all its tasks have.
+    a loop of the tick's own, when all its tasks have. Nothing bounds that: a clean-up that may hang needs an
+    ``asyncio.timeout`` of its own, else it keeps the lock and the service until the process ends. Ctrl-C is a
+    cancellation too, as the first one is under ``asyncio.run``: it does not interrupt a coroutine that blocks its loop.
 
     Example::
 
@@ -107,7 +112,7 @@ def _import_trio_asyncio() -> ModuleType:
         with warnings.catch_warnings():
             # Since 3.12 asyncio deprecates what trio-asyncio builds on, which ends a program that runs with -W error.
             warnings.filterwarnings("ignore", category=DeprecationWarning)
-            return importlib.import_module("trio_asyncio")
+            trio_asyncio = importlib.import_module("trio_asyncio")
     except ModuleNotFoundError as error:
         if error.name != "trio_asyncio":
             raise
@@ -116,6 +121,8 @@ def _import_trio_asyncio() -> ModuleType:
             f"python -m pip install 'tickrunner-trio[asyncio]'; or {_ALTERNATIVES}",
             name=error.name,
         ) from error
+    protect_from_interrupts(trio_asyncio)
+    return trio_asyncio
 
 
 class _AsyncioWork(Foreign["Callable[[Tick], Awaitable[object]]"]):

@@ -1,10 +1,17 @@
-"""What the bridges share: how a function that is no Trio code goes by its own name in traces, logs and errors."""
+"""What the bridges share: the name of a function that is no Trio code, and a wait for it with a watch beside."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+import outcome
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_Result = TypeVar("_Result")
 _Function = TypeVar("_Function")
 
 
@@ -29,3 +36,20 @@ class Foreign(Generic[_Function]):
 
     def __repr__(self) -> str:
         return f"<{self._bridge} of {self.__module__}.{self.__qualname__}>"
+
+
+@trio.lowlevel.enable_ki_protection
+async def beside(
+    watch: Callable[[], Awaitable[object]], end: Callable[[], object], call: Callable[[], Awaitable[_Result]]
+) -> outcome.Outcome[_Result]:
+    """Capture what the call gives, and keep the watch meanwhile; at ``end()`` the watch returns without a wait.
+
+    Neither a cancellation, nor an error, nor Ctrl-C comes out in the nursery's group.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        result = await outcome.acapture(call)
+        end()
+        while nursery.child_tasks:  # for a step; upon the nursery's own wait for them a Ctrl-C would be raised
+            await trio.lowlevel.cancel_shielded_checkpoint()
+    return result

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import outcome
@@ -26,7 +27,7 @@ import trio
 
 from ._audit import log_safely
 from ._config import is_async_callable, yields
-from ._foreign import Foreign
+from ._foreign import Foreign, beside
 from ._telemetry._events import thread_stopped
 
 if TYPE_CHECKING:
@@ -102,11 +103,7 @@ class _ThreadWork(Foreign["Callable[[Tick], object]"]):
 
     async def __call__(self, tick: Tick) -> None:
         vigil = _Vigil(tick)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(vigil.keep)
-            # Captured, so that neither a cancellation nor an error comes out in the nursery's group.
-            result = await outcome.acapture(self._in_thread, tick, vigil)
-            vigil.end()
+        result = await beside(vigil.keep, vigil.end, partial(self._in_thread, tick, vigil))
         vigil.tell_after(result)
         result.unwrap()
 
