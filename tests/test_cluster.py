@@ -146,7 +146,7 @@ def test_other_seeds_give_other_timelines_and_nobody_elses_chance_is_touched() -
 
 def test_the_seed_orders_what_happens_at_the_same_moment() -> None:
     # Cut off first, the replica does not hear that its session is dropped.
-    faults = [Partition("r1", at=100, seconds=9), DropSession("r1", at=100)]
+    faults = [Partition("r1", at=100, seconds=9), DatabaseAway(at=100, seconds=1)]
 
     def heard_at_once(seed: int) -> bool:
         return Cluster(sweeping(for_ever), replicas=1, faults=faults, seed=seed).run(200).runs[0].stopped_at == 100
@@ -154,6 +154,14 @@ def test_the_seed_orders_what_happens_at_the_same_moment() -> None:
     heard = [heard_at_once(seed) for seed in range(20)]
     assert 0 < sum(heard) < 20
     assert [heard_at_once(seed) for seed in range(20)] == heard
+
+
+def test_faults_of_one_replica_at_the_same_moment_keep_their_order() -> None:
+    for leave in (Kill, Drain):
+        for seed in range(20):
+            faults = [leave("r1", at=100), Start("r1", at=100)]
+            timeline = Cluster(sweeping(at_once), replicas=1, faults=faults, seed=seed).run(300)
+            assert timeline.runs[-1].started_at > 240
 
 
 def test_virtual_clocks_begin_in_the_year_2000() -> None:

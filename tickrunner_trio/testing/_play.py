@@ -15,7 +15,7 @@
 Invariants:
 
 1. What the cluster itself decides, it decides by the seed: where between two beats a fault falls, jitter, holds,
-   backoff, and the order of what is due at the same moment.
+   backoff, and the order of what is due at the same moment; faults of one replica keep theirs.
 2. The server's ends of sessions, the cancel points and the faults come at their times, to the float.
 3. However the play ends, no task stays frozen, and nothing that comes afterwards is in the timeline.
 """
@@ -40,6 +40,7 @@ from ._faults import (
     Start,
     ends_at,
     is_up_at_first,
+    replica_of,
 )
 from ._freezing import Freezer
 from ._lock_server import LockServer
@@ -117,9 +118,13 @@ class Play:
         until = self._record.began_at + seconds
         chance = random.Random(f"{self._seed} order")
         script: list[tuple[float, float, Callable[[AnyFault, float], None], AnyFault]] = []
+        ranks: dict[tuple[float, str | None], float] = {}
         for fault in self._faults:
             begin = self._record.began_at + fault.at
-            script.append((begin, chance.random(), self._begin, fault))
+            # Those of one replica in the order in which they were listed: a Kill before a Start is a restart.
+            rank = ranks.get((begin, replica_of(fault)), 0.0)
+            rank = ranks[begin, replica_of(fault)] = rank + (1.0 - rank) * chance.random()
+            script.append((begin, rank, self._begin, fault))
             if isinstance(fault, Freeze | Partition | DatabaseAway):
                 end = max(self._record.began_at + ends_at(fault), math.nextafter(begin, math.inf))
                 script.append((end, chance.random(), self._end, fault))
