@@ -114,6 +114,23 @@ def test_one_that_is_cut_off_hears_of_the_end_of_its_session_afterwards() -> Non
     timeline(run("r1", 10, 26), run("r2", 21, 60), faults=faults).assert_never_overlapping(within=1)
 
 
+def test_one_that_is_cut_off_stops_by_itself_when_its_lease_is_over() -> None:
+    def judged(until: float, drop: float, rival: float) -> Timeline:
+        faults = [Partition("r1", at=100, seconds=300), DropSession("r1", at=drop)]
+        return timeline(run("r1", 90, until), run("r2", rival, 500), faults=faults)
+
+    judged(115, 105, 106).assert_never_overlapping()
+    judged(116, 105, 106).assert_never_overlapping(within=1)
+    with pytest.raises(AssertionError, match="at once"):
+        judged(116, 105, 106).assert_never_overlapping()
+    # What is dropped then is no session any more: the lease was to protect.
+    with pytest.raises(AssertionError, match="at once"):
+        judged(380, 150, 160).assert_never_overlapping(within=300)
+    # One that is frozen beyond that finds it out at the thaw.
+    faults = [Freeze("r1", at=95, seconds=100), Partition("r1", at=100, seconds=300)]
+    timeline(run("r1", 90, 195.5), run("r2", 150, 500), faults=faults).assert_never_overlapping(within=0.5)
+
+
 @pytest.mark.parametrize(
     "fault",
     [

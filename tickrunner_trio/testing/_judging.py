@@ -222,13 +222,23 @@ def _uncovered(timeline: Timeline, first: Run, second: Run) -> tuple[Fault, floa
     for late, rival in ((first, second), (second, first)):
         for fault in reversed(_of_kind(timeline, (Freeze, DropSession, DatabaseAway), late.replica)):
             if late.started_at - _ROUNDING <= fault.at <= max(rival.started_at, late.started_at) + _ROUNDING:
+                if not isinstance(fault, Freeze) and _has_no_session(timeline, late.replica, fault.at):
+                    continue
                 known_at = ends_at(fault) if isinstance(fault, Freeze) else fault.at
-                # One that is cut off or frozen meanwhile hears of it afterwards.
+                # One that is cut off or frozen meanwhile hears of it afterwards, or finds that its lease is over.
                 for other in _of_kind(timeline, (Freeze, Partition), late.replica):
                     if other.at <= known_at < ends_at(other):
-                        known_at = ends_at(other)
+                        latest = other.at + timeline.lease if isinstance(other, Partition) else ends_at(other)
+                        known_at = max(known_at, min(ends_at(other), latest))
                 return fault, known_at
     return None
+
+
+def _has_no_session(timeline: Timeline, replica: str, at: float) -> bool:
+    """Whether the replica has been cut off for so long that nothing is left that could be ended."""
+    return any(
+        fault.at + timeline.lease < at <= ends_at(fault) for fault in _of_kind(timeline, Partition, replica)
+    )
 
 
 # Once per interval.
