@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -196,10 +197,48 @@ def test_a_killed_replica_does_nothing_more_and_cleans_up_only_when_all_is_over(
 
 
 def test_another_takes_over_from_a_killed_one_at_its_next_slot() -> None:
-    timeline = play(for_ever, Kill("r1", at=40), Kill("r2", at=140), replicas=3, seconds=400)
+    async def work(tick: Tick) -> None:
+        await trio.sleep(50)
+
+    timeline = play(work, Kill("r1", at=40), Kill("r2", at=140), replicas=3, seconds=400)
     assert {run.replica for run in timeline.runs} >= {"r3"}
-    timeline.assert_recovers_within(60)
+    timeline.assert_recovers_within(115)
     timeline.assert_never_overlapping()
+
+
+def test_a_service_that_dies_fails_the_verdicts() -> None:
+    def dying(death: Callable[[], Awaitable[object]]) -> Timeline:
+        async def work(tick: Tick) -> None:
+            if trio.current_time() >= 600:
+                await death()
+
+        timeline = play(work, replicas=3, seconds=3600)
+        with pytest.raises(
+            AssertionError, match=r"sweep could be run from 0:09:.* after its success on .*; it suc.*never"
+        ):
+            timeline.assert_recovers_within(120)
+        timeline.assert_never_overlapping()
+        return timeline
+
+    async def fail() -> None:
+        raise OSError("for ever")
+
+    dying(fail).assert_once_per_interval()
+    with pytest.raises(AssertionError, match="sweep did not run for"):
+        dying(trio.sleep_forever).assert_once_per_interval()
+
+
+def test_work_that_waits_for_a_thread_is_refused() -> None:
+    come_back = threading.Event()
+
+    async def work(tick: Tick) -> None:
+        await trio.to_thread.run_sync(come_back.wait, abandon_on_cancel=True)
+
+    try:
+        with pytest.raises(RuntimeError, match=r"service sweep waits for a thread .* awaits trio\.sleep"):
+            play(work, replicas=2, seconds=3600)
+    finally:
+        come_back.set()
 
 
 def test_a_frozen_replica_takes_no_step_and_finds_its_lock_lost_at_the_thaw() -> None:

@@ -313,8 +313,11 @@ def test_the_beginning_counts_as_a_fault() -> None:
 def test_while_nobody_can_go_on_the_count_does_not_begin() -> None:
     judged = steady(without=[3, 4, 5], faults=[DatabaseAway(at=190, seconds=150)])
     judged.assert_recovers_within(60)
+    frequent = [run("r1", 10.0 * n, 10.0 * n + 1) for n in range(60) if n < 19 or n > 36]
+    frequent_but_away = timeline(*frequent, faults=[DatabaseAway(at=190, seconds=150)])
+    frequent_but_away.assert_recovers_within(30)
     with pytest.raises(AssertionError, match=r"from 0:05:40\.0 on"):
-        judged.assert_recovers_within(29)
+        frequent_but_away.assert_recovers_within(29)
 
 
 def test_while_another_can_go_on_it_begins_with_the_fault() -> None:
@@ -348,7 +351,8 @@ def test_a_run_that_fills_all_the_time_is_no_lack_of_runs_unless_it_is_frozen() 
 
 
 def test_a_run_that_the_next_fault_cut_short_is_not_to_blame() -> None:
-    runs = [run("r1", 10, 15), run("r2", 100, 150, Outcome.LOCK_LOST), run("r2", 170, 175)]
+    runs = [run("r1", 10, 15), run("r1", 50, 55)]
+    runs += [run("r2", 111, 150, Outcome.LOCK_LOST), run("r2", 170, 175)]
     faults = [Kill("r3", at=80), DropSession("r2", at=150)]
     timeline(*runs, faults=faults, seconds=200).assert_recovers_within(40)
 
@@ -356,6 +360,48 @@ def test_a_run_that_the_next_fault_cut_short_is_not_to_blame() -> None:
 def test_more_seconds_than_there_are_cannot_be_judged() -> None:
     with pytest.raises(ValueError, match="at most the 600 of the timeline, got 700: play it for longer"):
         steady().assert_recovers_within(700)
+
+
+def test_after_each_success_there_is_another() -> None:
+    steady().assert_recovers_within(56)
+    with pytest.raises(
+        AssertionError, match=r"from 0:00:15\.0 on, after its success on r1 \(.*\); it succeeded only at 0:01:10\.0"
+    ):
+        steady().assert_recovers_within(54)
+    with pytest.raises(AssertionError, match=r"from 0:04:15\.0 on, after its success .* only at 0:06:10\.0"):
+        steady(without=[5]).assert_recovers_within(114)
+
+
+def test_a_run_that_does_not_end_counts_for_as_long_as_it_is_young() -> None:
+    runs = [run("r1", 60.0 * n + 10, 60.0 * n + 15) for n in range(8)]
+    timeline(*runs, run("r1", 490.5, 600, None)).assert_recovers_within(110)
+    with pytest.raises(AssertionError, match=r"after its success on r1 .*; it succeeded never"):
+        timeline(*runs, run("r1", 490, 600, None)).assert_recovers_within(110)
+
+
+def test_a_run_that_does_not_end_fills_nothing_unless_it_is_to_succeed() -> None:
+    def judged(outcome: Outcome | None) -> Timeline:
+        runs = [run("r1", 0, 0), run("r1", 10, 500, outcome), run("r1", 510, 515)]
+        return timeline(*runs, faults=[Kill("r2", at=80), Kill("r3", at=500)], seconds=590)
+
+    judged(Outcome.SUCCESS).assert_recovers_within(90)
+    for outcome in (None, Outcome.FAILED):
+        with pytest.raises(AssertionError, match=r"from 0:01:20\.0 on, after Kill"):
+            judged(outcome).assert_recovers_within(90)
+
+
+def test_after_a_run_that_does_not_end_no_more_may_pass_than_a_run_may_take() -> None:
+    def judged(until: float, *runs: Run, **facts: Any) -> Timeline:
+        facts = {"name": "sweep", "interval": 60, "lock_id": 7, **facts}
+        return timeline(*runs, run("r1", 110, until, None), seconds=until, services=(ServiceFacts(**facts),))
+
+    first = run("r1", 10, 15)
+    judged(110 + 180, first, run("r1", 70, 75)).assert_once_per_interval()
+    judged(110 + 210, first, run("r1", 70, 75), tick_timeout=90).assert_once_per_interval()
+    judged(110 + 200, run("r1", 10, 95)).assert_once_per_interval()
+    for until, facts in ((181, {}), (211, {"tick_timeout": 90})):
+        with pytest.raises(AssertionError, match="did not run for"):
+            judged(110 + until, first, run("r1", 70, 75), **facts).assert_once_per_interval()
 
 
 # -- How it is drawn ---------------------------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ class Cluster:
         ValueError: there is no replica, a fault names an unknown one or starts one that is there, or ``lease`` is out
             of its bounds.
 
-    What is not simulated: threads (virtual time does not wait for them), tasks that `trio.lowlevel.spawn_system_task`
+    What is not simulated: threads (virtual time does not wait for them; a play that ends while work waits for one
+    raises), tasks that `trio.lowlevel.spawn_system_task`
     makes, which belong to no replica, and the time that code takes. Clocks on the walls begin at 2000-01-01 00:00 UTC.
 
     ::
@@ -98,7 +99,7 @@ class Cluster:
         Raises:
             TypeError: ``seconds`` is no number.
             ValueError: it is not above 0, or not finite.
-            RuntimeError: called within a Trio run: await `play` there.
+            RuntimeError: called within a Trio run: await `play` there; or some work waits for a thread at the end.
             BaseException: what ``services`` raised, or what ended a `tickrunner_trio.Supervisor`, as it is.
         """
         _check_seconds(seconds)
@@ -117,7 +118,8 @@ class Cluster:
             seconds: how much virtual time passes; above 0.
 
         Raises:
-            RuntimeError: the clock of the run is not a `trio.testing.MockClock`.
+            RuntimeError: the clock of the run is not a `trio.testing.MockClock`, or some work waits for a thread at
+                the end.
             BaseException: as `run`.
 
         Cancellation handling: everything is thawed and cancelled, then the cancellation passes through.

@@ -82,7 +82,7 @@ def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[s
             if _kept_hold(timeline, service, first, second):
                 findings += _too_often(service, first, second, tolerance)
         for before, then_at in _gaps(timeline, service, runs):
-            findings += _too_seldom(service, before, then_at, tolerance)
+            findings += _too_seldom(service, before, then_at, tolerance, _longest(service, runs))
     _conclude(timeline, rule, findings)
 
 
@@ -92,27 +92,15 @@ def recovers_within(timeline: Timeline, *, seconds: float, names: Iterable[str] 
             f"seconds must be above 0 and at most the {timeline.seconds:g} of the timeline, got "
             f"{seconds!r}: play it for longer"
         )
-    rule = f"every service succeeds within {seconds:g} seconds after each fault"
-    moments = [moment for moment in _moments(timeline) if moment.until - moment.at >= seconds - _ROUNDING]
+    rule = f"every service succeeds within {seconds:g} seconds after each fault and each success"
     findings: list[_Finding] = []
     for service in _judged(timeline, names):
         runs = _runs_of(timeline, service)
         _demand_something(timeline, runs, rule, f"{service.name} never ran")
+        moments = [*_moments(timeline), *_moments_after(timeline, runs)]
         for moment in moments:
-            # One that went on until the next fault is not to be blamed for what became of it.
-            starts = [
-                run.started_at
-                for run in runs
-                if run.outcome is Outcome.SUCCESS or run.stopped_at >= moment.until - _ROUNDING
-                if run.started_at >= moment.at - _ROUNDING
-            ]
-            is_late = not starts or starts[0] > moment.at + seconds + _ROUNDING
-            if is_late and not any(_goes_on(timeline, run, moment.at, moment.at + seconds) for run in runs):
-                then = f"only at {clock_face(starts[0])}" if starts else "never"
-                sentence = (
-                    f"{service.name} could be run from {clock_face(moment.at)} on, {moment.after}; it succeeded {then}"
-                )
-                findings.append(_Finding(sentence, moment.at, starts[0] if starts else moment.at + seconds))
+            if moment.until - moment.at >= seconds - _ROUNDING:
+                findings += _too_late(timeline, service, runs, moment, seconds)
     _conclude(timeline, rule, findings)
 
 
@@ -236,9 +224,7 @@ def _uncovered(timeline: Timeline, first: Run, second: Run) -> tuple[Fault, floa
 
 def _has_no_session(timeline: Timeline, replica: str, at: float) -> bool:
     """Whether the replica has been cut off for so long that nothing is left that could be ended."""
-    return any(
-        fault.at + timeline.lease < at <= ends_at(fault) for fault in _of_kind(timeline, Partition, replica)
-    )
+    return any(fault.at + timeline.lease < at <= ends_at(fault) for fault in _of_kind(timeline, Partition, replica))
 
 
 # Once per interval.
@@ -289,13 +275,23 @@ def _gaps(timeline: Timeline, service: ServiceFacts, runs: Sequence[Run]) -> Ite
             yield first, then_at
 
 
-def _too_seldom(service: ServiceFacts, first: Run | None, then_at: float, tolerance: float) -> Iterator[_Finding]:
+def _longest(service: ServiceFacts, runs: Sequence[Run]) -> float:
+    """How long a run may go on that does not end: as its timeout says, or else as long as others did."""
+    if service.tick_timeout is not None:
+        return service.tick_timeout
+    return max([service.interval, *(run.stopped_at - run.started_at for run in runs if run.outcome is not None)])
+
+
+def _too_seldom(
+    service: ServiceFacts, first: Run | None, then_at: float, tolerance: float, longest_run: float
+) -> Iterator[_Finding]:
     from_at = 0.0 if first is None else first.started_at
     longest = (1 + tolerance) * service.interval
     if first is not None:
         duration = first.stopped_at - first.started_at
         if duration > service.interval or first.lateness > _PUNCTUAL * service.interval:
-            longest = max(longest, 2 * service.interval + duration)
+            allowed = duration if first.outcome is not None else min(duration, longest_run)
+            longest = max(longest, 2 * service.interval + allowed)
     if then_at - from_at > longest + _ROUNDING:
         since = "from the beginning" if first is None else f"after its start on {_told(first)}"
         yield _Finding(
@@ -316,6 +312,7 @@ class _Moment:
     after: str
     at: float
     until: float
+    success: Run | None = None  #: That came before, perhaps in no time.
 
 
 def _moments(timeline: Timeline) -> Iterator[_Moment]:
@@ -332,9 +329,42 @@ def _moments(timeline: Timeline) -> Iterator[_Moment]:
                 break
 
 
-def _goes_on(timeline: Timeline, run: Run, begin: float, end: float) -> bool:
-    """Whether one run fills all of that time."""
-    return any(since <= begin and until >= end for since, until in _awake(timeline, run))
+def _moments_after(timeline: Timeline, runs: Sequence[Run]) -> Iterator[_Moment]:
+    """The end of each success is one: it does not have to be the last."""
+    faults_at = sorted(fault.at for fault in timeline.faults if not isinstance(fault, ClockOffset | Start))
+    for run in runs:
+        if run.outcome is Outcome.SUCCESS and _somebody_can(timeline, run.stopped_at):
+            until = next((at for at in faults_at if at >= run.stopped_at - _ROUNDING), timeline.seconds)
+            yield _Moment(f"after its success on {_told(run)}", run.stopped_at, until, run)
+
+
+def _too_late(
+    timeline: Timeline, service: ServiceFacts, runs: Sequence[Run], moment: _Moment, seconds: float
+) -> Iterator[_Finding]:
+    starts = [
+        run.started_at
+        for run in runs
+        if run.started_at >= moment.at - _ROUNDING and run is not moment.success
+        # One that went on until the next fault or the end, and was young then, is not to be blamed for what became of
+        # it; an old one may as well hang.
+        if run.outcome is Outcome.SUCCESS
+        or (run.stopped_at >= moment.until - _ROUNDING and moment.until - run.started_at < seconds)
+    ]
+    is_late = not starts or starts[0] > moment.at + seconds + _ROUNDING
+    if is_late and not any(_fills(timeline, run, moment.at, moment.at + seconds) for run in runs):
+        then = f"only at {clock_face(starts[0])}" if starts else "never"
+        yield _Finding(
+            f"{service.name} could be run from {clock_face(moment.at)} on, {moment.after}; it succeeded {then}",
+            moment.at,
+            starts[0] if starts else moment.at + seconds,
+        )
+
+
+def _fills(timeline: Timeline, run: Run, begin: float, end: float) -> bool:
+    """Whether the run, a success in the end, fills all of that time."""
+    return run.outcome is Outcome.SUCCESS and any(
+        since <= begin and until >= end for since, until in _awake(timeline, run)
+    )
 
 
 def _somebody_can(timeline: Timeline, at: float) -> bool:

@@ -47,7 +47,7 @@ from ._lock_server import LockServer
 from ._process import Process, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from .._service import Service
     from ..abc import AdvisoryLocker
@@ -102,6 +102,7 @@ class Play:
             async with trio.open_nursery() as self._nursery:
                 try:
                     await self._direct(seconds)
+                    self._refuse_threads()
                 finally:
                     self._finish()
             return self._record.timeline(
@@ -144,6 +145,17 @@ class Play:
             due += [process.session.next_at() for process in self._alive()]
             with trio.move_on_at(min(due)):
                 await self._changed.park()
+
+    def _refuse_threads(self) -> None:
+        """Raise `RuntimeError` if some work waits for a thread: time has not waited, so that the timeline is worthless."""
+        for task in _tasks_in(self._nursery):
+            # Private to Trio, and missed without harm if it goes: a task's own coroutine is hidden behind its ice.
+            if getattr(getattr(task, "_abort_func", None), "__module__", None) == "trio._threads":
+                raise RuntimeError(
+                    f"the task {task.name} waits for a thread (trio.to_thread) at the end of a simulation, whose virtual "
+                    "time does not wait for threads: have the work take as an argument what blocks, and give it "
+                    "something here that awaits trio.sleep"
+                )
 
     def _finish(self) -> None:
         """Close the record, then thaw and cancel all there is."""
@@ -233,3 +245,10 @@ class Play:
     def _ice_of(self, task: trio.lowlevel.Task) -> Ice | None:
         process = task.context.get(simulated)
         return process.ice if isinstance(process, Process) and process.belongs_to(self._record) else None
+
+
+def _tasks_in(nursery: trio.Nursery) -> Iterator[trio.lowlevel.Task]:
+    for task in nursery.child_tasks:
+        yield task
+        for child in task.child_nurseries:
+            yield from _tasks_in(child)

@@ -210,7 +210,11 @@ class Process:
             config, work=self._timed(config.work), startup=None if startup is None else self._timed(startup)
         )
         self._record.services[service.name] = ServiceFacts(
-            name=service.name, interval=service.interval, lock_id=service.lock_id, cadence=config.cadence
+            name=service.name,
+            interval=service.interval,
+            lock_id=service.lock_id,
+            cadence=config.cadence,
+            tick_timeout=config.tick_timeout,
         )
         return service
 

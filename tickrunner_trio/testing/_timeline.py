@@ -50,6 +50,7 @@ class ServiceFacts:
     interval: float
     lock_id: int = 0
     cadence: Literal["cluster", "replica"] = "cluster"
+    tick_timeout: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,8 @@ class Timeline:
 
         Not too seldom: from one start, whatever came of it, to the next, or to the end of the timeline, it is at most
         (1 + ``tolerance``) x interval; two intervals and its own duration after a run that outlasted its interval or
-        began later than a tenth of it. Not judged are stretches in which a fault was under way, or had been until less
+        began later than a tenth of it. A run that does not end gets no more of that than its ``tick_timeout``, or, if
+        there is none, than an interval or the longest run that did end. Not judged are stretches in which a fault was under way, or had been until less
         than the lease and 10 seconds before (a `ClockOffset` is none), or a gate was closed.
 
         Forced ticks are not looked at.
@@ -111,16 +113,20 @@ class Timeline:
         _judging.once_per_interval(self, tolerance=tolerance, names=services)
 
     def assert_recovers_within(self, seconds: float, *, services: Iterable[str] | None = None) -> None:
-        """Assert that after each fault every service soon starts a run that succeeds.
+        """Assert that every service succeeds again soon: after each fault, and after each success.
 
-        Counted from the beginning of the fault if some replica can go on: it runs, is not frozen, is not cut off from
-        the locks, and the server is there. Else from the moment at which one can. Each further fault starts the count
-        anew; what comes less than ``seconds`` before the next fault or the end is not judged. The beginning of the
-        timeline counts as a fault, a `ClockOffset` and a `Start` do not. A run that is under way all that time is no
-        lack of runs.
+        That is, nobody waits for more than so many seconds for a run that succeeds to start, while some replica could
+        run it: one that runs, is not frozen, is not cut off from the locks, and the server is there. Counted from the
+        beginning of the timeline, from each fault (but for a `ClockOffset` and a `Start`), or from the moment after it
+        at which some replica can, and from the end of each success. Each further fault starts the count anew; what
+        comes less than ``seconds`` before the next fault or the end is not judged.
+
+        Of runs that last, two kinds are no lack of a success: one that ends as a success, while it is under way; and
+        one that had not ended when a fault came or the timeline ended, if it had begun less than ``seconds`` before.
 
         Args:
-            seconds: more than the longest interval and the lease, since nothing runs sooner.
+            seconds: more than the longest interval, run and lease together, since nothing runs sooner; after a run
+                that outlasts its interval, two intervals may pass.
             services: see the class.
 
         Raises:
