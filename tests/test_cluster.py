@@ -228,6 +228,38 @@ def test_a_service_that_dies_fails_the_verdicts() -> None:
         dying(trio.sleep_forever).assert_once_per_interval()
 
 
+def test_a_service_that_drains_itself_is_expected_no_more() -> None:
+    def services(locker: AdvisoryLocker) -> list[Service]:
+        async def work(tick: Tick) -> None:
+            if tick.number == 3:
+                own[0].drain()
+
+        own = sweeping(work)(locker)
+        return own
+
+    for seed in range(5):
+        timeline = Cluster(services, replicas=3, seed=seed).run(1200)
+        assert len(timeline.stays) == 3
+        assert max(stay.until_at for stay in timeline.stays) <= timeline.runs[-1].stopped_at
+        timeline.assert_once_per_interval()
+        timeline.assert_recovers_within(120)
+
+
+def test_a_service_that_others_force_is_not_blamed_for_the_hold_of_that() -> None:
+    def services(locker: AdvisoryLocker) -> list[Service]:
+        [swept] = sweeping(at_once)(locker)
+
+        async def force(tick: Tick) -> None:
+            await swept.tick()
+
+        return [swept, *sweeping(force, name="forcing", interval=200)(locker)]
+
+    for seed in range(5):
+        timeline = Cluster(services, replicas=2, seed=seed).run(1800)
+        assert any(run.forced for run in timeline.runs)
+        timeline.assert_once_per_interval()
+
+
 def test_work_that_waits_for_a_thread_is_refused() -> None:
     come_back = threading.Event()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,7 @@ from tickrunner_trio.testing import (
 )
 from tickrunner_trio.testing._drawing import clock_face, drawn
 from tickrunner_trio.testing._lock_server import Hold
-from tickrunner_trio.testing._timeline import ServiceFacts
+from tickrunner_trio.testing._timeline import ServiceFacts, Stay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -243,12 +244,58 @@ def test_a_fault_that_was_over_long_before_or_concerns_no_lock_excuses_no_gap(fa
 
 
 def test_a_closed_gate_excuses_a_gap() -> None:
-    gated = Skip(replica="r2", service="sweep", at=250, outcome=Outcome.GATED)
-    steady(without=[4], skips=(gated,)).assert_once_per_interval()
+    gated = tuple(Skip(replica=f"r{n}", service="sweep", at=240 + n, outcome=Outcome.GATED) for n in (1, 2, 3))
+    steady(without=[4], skips=gated).assert_once_per_interval()
+    steady(without=[4], skips=gated).assert_recovers_within(100)
+    steady(without=[4], skips=gated[:2], faults=[Kill("r3", at=10)]).assert_once_per_interval()
+    # One of them could have run.
+    with pytest.raises(AssertionError, match="did not run"):
+        steady(without=[4], skips=gated[:2]).assert_once_per_interval()
+    with pytest.raises(AssertionError, match="only at"):
+        steady(without=[4], skips=gated[:2]).assert_recovers_within(100)
     with pytest.raises(AssertionError, match="did not run"):
         steady(
             without=[4], skips=(Skip(replica="r2", service="sweep", at=250, outcome=Outcome.BUSY),)
         ).assert_once_per_interval()
+
+
+def test_a_gap_with_a_forced_run_in_it_is_not_judged() -> None:
+    judged = steady(without=[4])
+    replace(judged, runs=(*judged.runs, run("r2", 200, 230, forced=True))).assert_once_per_interval()
+    with pytest.raises(AssertionError, match="did not run"):
+        replace(judged, runs=(*judged.runs, run("r2", 100, 101, forced=True))).assert_once_per_interval()
+
+
+def test_a_service_that_drains_itself_lets_go_of_its_hold_and_is_expected_no_more() -> None:
+    def stays(*until: float) -> tuple[Stay, ...]:
+        return tuple(
+            Stay(replica=f"r{n}", service="sweep", from_at=0, until_at=at) for n, at in enumerate(until, start=1)
+        )
+
+    both = run("r1", 10, 15), run("r2", 40, 45)
+    timeline(*both, stays=stays(15, 120), seconds=100).assert_once_per_interval()
+    with pytest.raises(AssertionError, match="and again"):
+        timeline(*both, stays=stays(120, 39), seconds=100).assert_once_per_interval()
+    gone = timeline(*both, stays=stays(15, 45))
+    gone.assert_once_per_interval()
+    gone.assert_recovers_within(60)
+    with pytest.raises(AssertionError, match=r"from 0:00:45\.0 on, after its success on r2 .* never"):
+        timeline(*both, stays=stays(15, 600)).assert_recovers_within(60)
+    with pytest.raises(AssertionError, match=r"from 0:01:30\.0 on, after sweep was drained on r1; it succeeded never"):
+        timeline(*both, stays=stays(90, 600)).assert_recovers_within(60)
+
+
+def test_after_a_startup_that_failed_the_first_slot_comes_by_chance() -> None:
+    facts = ServiceFacts(name="sweep", interval=60, lock_id=7, has_startup=True)
+
+    def judged(then_at: float, **more: Any) -> Timeline:
+        runs = run("r1", 0, 5, Outcome.FAILED), run("r1", then_at, then_at + 5)
+        return timeline(*runs, seconds=then_at + 6, **more)
+
+    judged(96, services=(facts,)).assert_once_per_interval()
+    for late, more in ((96.1, {"services": (facts,)}), (96, {})):
+        with pytest.raises(AssertionError, match="did not run"):
+            judged(late, **more).assert_once_per_interval()
 
 
 def test_after_a_run_that_outlasts_its_interval_two_intervals_may_pass() -> None:

@@ -42,8 +42,9 @@ class Cluster:
         faults: what goes wrong, and when. A fault that hits a replica which is not there does nothing.
         lease: seconds from 2 to 3,600, as of `PostgresLocker`.
         seed: decides all that is left open: jitter, holds and backoff, where between two beats of the session a fault
-            falls, and the order of faults at the same moment; those of one replica keep theirs. The order in which Trio runs tasks that are ready at the
-            same moment is Trio's own; under Hypothesis, with pytest-trio installed, that is fixed too.
+            falls, and the order of faults at the same moment; those of one replica keep theirs. The order in which Trio
+            runs tasks that are ready at the same moment is Trio's own; under Hypothesis, with pytest-trio installed,
+            that is fixed too.
 
     Raises:
         TypeError: ``services`` is not a plain function, or one of the others is of the wrong kind.

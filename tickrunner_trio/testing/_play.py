@@ -147,14 +147,14 @@ class Play:
                 await self._changed.park()
 
     def _refuse_threads(self) -> None:
-        """Raise `RuntimeError` if some work waits for a thread: time has not waited, so that the timeline is worthless."""
+        """Raise `RuntimeError` if some work waits for a thread: time did not, so that the timeline is worthless."""
         for task in _tasks_in(self._nursery):
             # Private to Trio, and missed without harm if it goes: a task's own coroutine is hidden behind its ice.
             if getattr(getattr(task, "_abort_func", None), "__module__", None) == "trio._threads":
                 raise RuntimeError(
-                    f"the task {task.name} waits for a thread (trio.to_thread) at the end of a simulation, whose virtual "
-                    "time does not wait for threads: have the work take as an argument what blocks, and give it "
-                    "something here that awaits trio.sleep"
+                    f"the task {task.name} waits for a thread (trio.to_thread) at the end of a simulation, whose "
+                    "virtual time does not wait for threads: have the work take as an argument what blocks, and give "
+                    "it something here that awaits trio.sleep"
                 )
 
     def _finish(self) -> None:
