@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +147,7 @@ def test_other_seeds_give_other_timelines_and_nobody_elses_chance_is_touched() -
 
 def test_the_seed_orders_what_happens_at_the_same_moment() -> None:
     # Cut off first, the replica does not hear that its session is dropped.
-    faults = [Partition("r1", at=100, seconds=9), DropSession("r1", at=100)]
+    faults = [Partition("r1", at=100, seconds=9), DatabaseAway(at=100, seconds=1)]
 
     def heard_at_once(seed: int) -> bool:
         return Cluster(sweeping(for_ever), replicas=1, faults=faults, seed=seed).run(200).runs[0].stopped_at == 100
@@ -154,6 +155,14 @@ def test_the_seed_orders_what_happens_at_the_same_moment() -> None:
     heard = [heard_at_once(seed) for seed in range(20)]
     assert 0 < sum(heard) < 20
     assert [heard_at_once(seed) for seed in range(20)] == heard
+
+
+def test_faults_of_one_replica_at_the_same_moment_keep_their_order() -> None:
+    for leave in (Kill, Drain):
+        for seed in range(20):
+            faults = [leave("r1", at=100), Start("r1", at=100)]
+            timeline = Cluster(sweeping(at_once), replicas=1, faults=faults, seed=seed).run(300)
+            assert timeline.runs[-1].started_at > 240
 
 
 def test_virtual_clocks_begin_in_the_year_2000() -> None:
@@ -188,10 +197,80 @@ def test_a_killed_replica_does_nothing_more_and_cleans_up_only_when_all_is_over(
 
 
 def test_another_takes_over_from_a_killed_one_at_its_next_slot() -> None:
-    timeline = play(for_ever, Kill("r1", at=40), Kill("r2", at=140), replicas=3, seconds=400)
+    async def work(tick: Tick) -> None:
+        await trio.sleep(50)
+
+    timeline = play(work, Kill("r1", at=40), Kill("r2", at=140), replicas=3, seconds=400)
     assert {run.replica for run in timeline.runs} >= {"r3"}
-    timeline.assert_recovers_within(60)
+    timeline.assert_recovers_within(115)
     timeline.assert_never_overlapping()
+
+
+def test_a_service_that_dies_fails_the_verdicts() -> None:
+    def dying(death: Callable[[], Awaitable[object]]) -> Timeline:
+        async def work(tick: Tick) -> None:
+            if trio.current_time() >= 600:
+                await death()
+
+        timeline = play(work, replicas=3, seconds=3600)
+        with pytest.raises(
+            AssertionError, match=r"sweep could be run from 0:09:.* after its success on .*; it suc.*never"
+        ):
+            timeline.assert_recovers_within(120)
+        timeline.assert_never_overlapping()
+        return timeline
+
+    async def fail() -> None:
+        raise OSError("for ever")
+
+    dying(fail).assert_once_per_interval()
+    with pytest.raises(AssertionError, match="sweep did not run for"):
+        dying(trio.sleep_forever).assert_once_per_interval()
+
+
+def test_a_service_that_drains_itself_is_expected_no_more() -> None:
+    def services(locker: AdvisoryLocker) -> list[Service]:
+        async def work(tick: Tick) -> None:
+            if tick.number == 3:
+                own[0].drain()
+
+        own = sweeping(work)(locker)
+        return own
+
+    for seed in range(5):
+        timeline = Cluster(services, replicas=3, seed=seed).run(1200)
+        assert len(timeline.stays) == 3
+        assert max(stay.until_at for stay in timeline.stays) <= timeline.runs[-1].stopped_at
+        timeline.assert_once_per_interval()
+        timeline.assert_recovers_within(120)
+
+
+def test_a_service_that_others_force_is_not_blamed_for_the_hold_of_that() -> None:
+    def services(locker: AdvisoryLocker) -> list[Service]:
+        [swept] = sweeping(at_once)(locker)
+
+        async def force(tick: Tick) -> None:
+            await swept.tick()
+
+        return [swept, *sweeping(force, name="forcing", interval=200)(locker)]
+
+    for seed in range(5):
+        timeline = Cluster(services, replicas=2, seed=seed).run(1800)
+        assert any(run.forced for run in timeline.runs)
+        timeline.assert_once_per_interval()
+
+
+def test_work_that_waits_for_a_thread_is_refused() -> None:
+    come_back = threading.Event()
+
+    async def work(tick: Tick) -> None:
+        await trio.to_thread.run_sync(come_back.wait, abandon_on_cancel=True)
+
+    try:
+        with pytest.raises(RuntimeError, match=r"service sweep waits for a thread .* awaits trio\.sleep"):
+            play(work, replicas=2, seconds=3600)
+    finally:
+        come_back.set()
 
 
 def test_a_frozen_replica_takes_no_step_and_finds_its_lock_lost_at_the_thaw() -> None:

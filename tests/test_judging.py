@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,7 @@ from tickrunner_trio.testing import (
 )
 from tickrunner_trio.testing._drawing import clock_face, drawn
 from tickrunner_trio.testing._lock_server import Hold
-from tickrunner_trio.testing._timeline import ServiceFacts
+from tickrunner_trio.testing._timeline import ServiceFacts, Stay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -112,6 +113,23 @@ def test_what_no_lease_covers_passes_within_the_time_that_is_allowed(fault: Any,
 def test_one_that_is_cut_off_hears_of_the_end_of_its_session_afterwards() -> None:
     faults = [Partition("r1", at=15, seconds=10), DropSession("r1", at=20)]
     timeline(run("r1", 10, 26), run("r2", 21, 60), faults=faults).assert_never_overlapping(within=1)
+
+
+def test_one_that_is_cut_off_stops_by_itself_when_its_lease_is_over() -> None:
+    def judged(until: float, drop: float, rival: float) -> Timeline:
+        faults = [Partition("r1", at=100, seconds=300), DropSession("r1", at=drop)]
+        return timeline(run("r1", 90, until), run("r2", rival, 500), faults=faults)
+
+    judged(115, 105, 106).assert_never_overlapping()
+    judged(116, 105, 106).assert_never_overlapping(within=1)
+    with pytest.raises(AssertionError, match="at once"):
+        judged(116, 105, 106).assert_never_overlapping()
+    # What is dropped then is no session any more: the lease was to protect.
+    with pytest.raises(AssertionError, match="at once"):
+        judged(380, 150, 160).assert_never_overlapping(within=300)
+    # One that is frozen beyond that finds it out at the thaw.
+    faults = [Freeze("r1", at=95, seconds=100), Partition("r1", at=100, seconds=300)]
+    timeline(run("r1", 90, 195.5), run("r2", 150, 500), faults=faults).assert_never_overlapping(within=0.5)
 
 
 @pytest.mark.parametrize(
@@ -226,12 +244,58 @@ def test_a_fault_that_was_over_long_before_or_concerns_no_lock_excuses_no_gap(fa
 
 
 def test_a_closed_gate_excuses_a_gap() -> None:
-    gated = Skip(replica="r2", service="sweep", at=250, outcome=Outcome.GATED)
-    steady(without=[4], skips=(gated,)).assert_once_per_interval()
+    gated = tuple(Skip(replica=f"r{n}", service="sweep", at=240 + n, outcome=Outcome.GATED) for n in (1, 2, 3))
+    steady(without=[4], skips=gated).assert_once_per_interval()
+    steady(without=[4], skips=gated).assert_recovers_within(100)
+    steady(without=[4], skips=gated[:2], faults=[Kill("r3", at=10)]).assert_once_per_interval()
+    # One of them could have run.
+    with pytest.raises(AssertionError, match="did not run"):
+        steady(without=[4], skips=gated[:2]).assert_once_per_interval()
+    with pytest.raises(AssertionError, match="only at"):
+        steady(without=[4], skips=gated[:2]).assert_recovers_within(100)
     with pytest.raises(AssertionError, match="did not run"):
         steady(
             without=[4], skips=(Skip(replica="r2", service="sweep", at=250, outcome=Outcome.BUSY),)
         ).assert_once_per_interval()
+
+
+def test_a_gap_with_a_forced_run_in_it_is_not_judged() -> None:
+    judged = steady(without=[4])
+    replace(judged, runs=(*judged.runs, run("r2", 200, 230, forced=True))).assert_once_per_interval()
+    with pytest.raises(AssertionError, match="did not run"):
+        replace(judged, runs=(*judged.runs, run("r2", 100, 101, forced=True))).assert_once_per_interval()
+
+
+def test_a_service_that_drains_itself_lets_go_of_its_hold_and_is_expected_no_more() -> None:
+    def stays(*until: float) -> tuple[Stay, ...]:
+        return tuple(
+            Stay(replica=f"r{n}", service="sweep", from_at=0, until_at=at) for n, at in enumerate(until, start=1)
+        )
+
+    both = run("r1", 10, 15), run("r2", 40, 45)
+    timeline(*both, stays=stays(15, 120), seconds=100).assert_once_per_interval()
+    with pytest.raises(AssertionError, match="and again"):
+        timeline(*both, stays=stays(120, 39), seconds=100).assert_once_per_interval()
+    gone = timeline(*both, stays=stays(15, 45))
+    gone.assert_once_per_interval()
+    gone.assert_recovers_within(60)
+    with pytest.raises(AssertionError, match=r"from 0:00:45\.0 on, after its success on r2 .* never"):
+        timeline(*both, stays=stays(15, 600)).assert_recovers_within(60)
+    with pytest.raises(AssertionError, match=r"from 0:01:30\.0 on, after sweep was drained on r1; it succeeded never"):
+        timeline(*both, stays=stays(90, 600)).assert_recovers_within(60)
+
+
+def test_after_a_startup_that_failed_the_first_slot_comes_by_chance() -> None:
+    facts = ServiceFacts(name="sweep", interval=60, lock_id=7, has_startup=True)
+
+    def judged(then_at: float, **more: Any) -> Timeline:
+        runs = run("r1", 0, 5, Outcome.FAILED), run("r1", then_at, then_at + 5)
+        return timeline(*runs, seconds=then_at + 6, **more)
+
+    judged(96, services=(facts,)).assert_once_per_interval()
+    for late, more in ((96.1, {"services": (facts,)}), (96, {})):
+        with pytest.raises(AssertionError, match="did not run"):
+            judged(late, **more).assert_once_per_interval()
 
 
 def test_after_a_run_that_outlasts_its_interval_two_intervals_may_pass() -> None:
@@ -296,8 +360,11 @@ def test_the_beginning_counts_as_a_fault() -> None:
 def test_while_nobody_can_go_on_the_count_does_not_begin() -> None:
     judged = steady(without=[3, 4, 5], faults=[DatabaseAway(at=190, seconds=150)])
     judged.assert_recovers_within(60)
+    frequent = [run("r1", 10.0 * n, 10.0 * n + 1) for n in range(60) if n < 19 or n > 36]
+    frequent_but_away = timeline(*frequent, faults=[DatabaseAway(at=190, seconds=150)])
+    frequent_but_away.assert_recovers_within(30)
     with pytest.raises(AssertionError, match=r"from 0:05:40\.0 on"):
-        judged.assert_recovers_within(29)
+        frequent_but_away.assert_recovers_within(29)
 
 
 def test_while_another_can_go_on_it_begins_with_the_fault() -> None:
@@ -331,7 +398,8 @@ def test_a_run_that_fills_all_the_time_is_no_lack_of_runs_unless_it_is_frozen() 
 
 
 def test_a_run_that_the_next_fault_cut_short_is_not_to_blame() -> None:
-    runs = [run("r1", 10, 15), run("r2", 100, 150, Outcome.LOCK_LOST), run("r2", 170, 175)]
+    runs = [run("r1", 10, 15), run("r1", 50, 55)]
+    runs += [run("r2", 111, 150, Outcome.LOCK_LOST), run("r2", 170, 175)]
     faults = [Kill("r3", at=80), DropSession("r2", at=150)]
     timeline(*runs, faults=faults, seconds=200).assert_recovers_within(40)
 
@@ -339,6 +407,48 @@ def test_a_run_that_the_next_fault_cut_short_is_not_to_blame() -> None:
 def test_more_seconds_than_there_are_cannot_be_judged() -> None:
     with pytest.raises(ValueError, match="at most the 600 of the timeline, got 700: play it for longer"):
         steady().assert_recovers_within(700)
+
+
+def test_after_each_success_there_is_another() -> None:
+    steady().assert_recovers_within(56)
+    with pytest.raises(
+        AssertionError, match=r"from 0:00:15\.0 on, after its success on r1 \(.*\); it succeeded only at 0:01:10\.0"
+    ):
+        steady().assert_recovers_within(54)
+    with pytest.raises(AssertionError, match=r"from 0:04:15\.0 on, after its success .* only at 0:06:10\.0"):
+        steady(without=[5]).assert_recovers_within(114)
+
+
+def test_a_run_that_does_not_end_counts_for_as_long_as_it_is_young() -> None:
+    runs = [run("r1", 60.0 * n + 10, 60.0 * n + 15) for n in range(8)]
+    timeline(*runs, run("r1", 490.5, 600, None)).assert_recovers_within(110)
+    with pytest.raises(AssertionError, match=r"after its success on r1 .*; it succeeded never"):
+        timeline(*runs, run("r1", 490, 600, None)).assert_recovers_within(110)
+
+
+def test_a_run_that_does_not_end_fills_nothing_unless_it_is_to_succeed() -> None:
+    def judged(outcome: Outcome | None) -> Timeline:
+        runs = [run("r1", 0, 0), run("r1", 10, 500, outcome), run("r1", 510, 515)]
+        return timeline(*runs, faults=[Kill("r2", at=80), Kill("r3", at=500)], seconds=590)
+
+    judged(Outcome.SUCCESS).assert_recovers_within(90)
+    for outcome in (None, Outcome.FAILED):
+        with pytest.raises(AssertionError, match=r"from 0:01:20\.0 on, after Kill"):
+            judged(outcome).assert_recovers_within(90)
+
+
+def test_after_a_run_that_does_not_end_no_more_may_pass_than_a_run_may_take() -> None:
+    def judged(until: float, *runs: Run, **facts: Any) -> Timeline:
+        facts = {"name": "sweep", "interval": 60, "lock_id": 7, **facts}
+        return timeline(*runs, run("r1", 110, until, None), seconds=until, services=(ServiceFacts(**facts),))
+
+    first = run("r1", 10, 15)
+    judged(110 + 180, first, run("r1", 70, 75)).assert_once_per_interval()
+    judged(110 + 210, first, run("r1", 70, 75), tick_timeout=90).assert_once_per_interval()
+    judged(110 + 200, run("r1", 10, 95)).assert_once_per_interval()
+    for until, facts in ((181, {}), (211, {"tick_timeout": 90})):
+        with pytest.raises(AssertionError, match="did not run for"):
+            judged(110 + until, first, run("r1", 70, 75), **facts).assert_once_per_interval()
 
 
 # -- How it is drawn ---------------------------------------------------------------------------------------------------

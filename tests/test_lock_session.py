@@ -102,6 +102,23 @@ def test_a_cut_shorter_than_the_wait_for_a_reply_costs_nothing() -> None:
     assert world.state is SessionState.READY
 
 
+def test_a_cut_is_waited_for_as_long_after_an_earlier_one_that_cost_a_session() -> None:
+    world = World()
+    world.go_on_to(100)
+    world.session.cut(100.0)
+    world.go_on_to(140)
+    world.session.mend(140.0)
+    world.go_on_to(200)
+    world.hold()
+    world.session.cut(200.0)
+    world.go_on_to(207.9)
+    assert world.work.lost_at is None
+    world.session.mend(207.9)
+    world.session.cut(300.0)
+    world.go_on_to(400)
+    assert world.work.lost_at == 308
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
 def test_a_longer_one_costs_the_session_so_long_after_the_last_beat(share: float) -> None:
     world = World(share)
@@ -345,21 +362,27 @@ def test_its_times_are_those_of_the_real_lock_book(lease: float, share: float, a
     timing = lease_timing(lease)
     holds: list[Hold] = []
     server = LockServer(lease, holds.append)
-    chance = Chance(share)
-    session = LockSession(server, "r1", timing, chance=chance, changed=lambda: None)
+    session = LockSession(server, "r1", timing, chance=Chance(share), changed=lambda: None)
     session.started(0.0, cut=0, frozen=0)
-    assert session.backend is not None
-    assert server.try_lock(session.backend, LOCK, 0.0) is not None
-    answered_at = at - share * timing.beat
-    book = LockBook(timing, lambda: at + looked_after * lease, lambda *, at_once: None)
-    book.session_opened(answered_at, lock_table=1000)
+    for _ in range(3):  # each session as if there had been none before
+        session.advance(at)
+        assert session.backend is not None
+        assert server.try_lock(session.backend, LOCK, at - timing.beat) is not None
+        answered_at = at - share * timing.beat
+        looked_at = at + looked_after * lease
+        book = LockBook(timing, lambda looked_at=looked_at: looked_at, lambda *, at_once: None)  # type: ignore[misc]
+        book.session_opened(answered_at, lock_table=1000)
 
-    session.cut(at)
-    assert session.next_at() == book.reply_deadline(answered_at + timing.beat)
-    session.freeze(at)
-    assert session.is_expired(at + looked_after * lease) is (book.seconds_left() == 0)
-    server.end_the_silent(at + 2 * lease)
-    assert holds[0].freed_at == book.server_keeps_until()
+        session.cut(at)
+        assert session.next_at() == book.reply_deadline(answered_at + timing.beat)
+        session.freeze(at)
+        assert session.is_expired(looked_at) is (book.seconds_left() == 0)
+        server.end_the_silent(at + 2 * lease)
+        assert holds.pop().freed_at == book.server_keeps_until()
+        session.thaw(at + 2 * lease)
+        session.advance(at + 4 * lease)
+        session.mend(at + 4 * lease)
+        at += 5 * lease + 100
 
 
 def test_it_waits_between_attempts_as_the_real_thread_does() -> None:

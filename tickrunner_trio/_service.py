@@ -169,6 +169,9 @@ class Service:
         idempotent; to be called in Trio's thread.
         """
         self._drained = True
+        surroundings = simulated.get()
+        if surroundings is not None:
+            surroundings.drained(self.name)
         for attempt in self._under_way:
             attempt.drop()
         self._drop_requests()

@@ -32,6 +32,10 @@ class Surroundings(Protocol):
         """Be told of each tick, when it has been judged."""
         ...
 
+    def drained(self, service: str) -> None:
+        """Be told that the service is drained by something within the replica; perhaps not for the first time."""
+        ...
+
 
 #: None outside of a simulation.
 simulated: ContextVar[Surroundings | None] = ContextVar("tickrunner_trio.surroundings", default=None)

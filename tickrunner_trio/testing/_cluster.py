@@ -42,15 +42,17 @@ class Cluster:
         faults: what goes wrong, and when. A fault that hits a replica which is not there does nothing.
         lease: seconds from 2 to 3,600, as of `PostgresLocker`.
         seed: decides all that is left open: jitter, holds and backoff, where between two beats of the session a fault
-            falls, and the order of faults at the same moment. The order in which Trio runs tasks that are ready at the
-            same moment is Trio's own; under Hypothesis, with pytest-trio installed, that is fixed too.
+            falls, and the order of faults at the same moment; those of one replica keep theirs. The order in which Trio
+            runs tasks that are ready at the same moment is Trio's own; under Hypothesis, with pytest-trio installed,
+            that is fixed too.
 
     Raises:
         TypeError: ``services`` is not a plain function, or one of the others is of the wrong kind.
         ValueError: there is no replica, a fault names an unknown one or starts one that is there, or ``lease`` is out
             of its bounds.
 
-    What is not simulated: threads (virtual time does not wait for them), tasks that `trio.lowlevel.spawn_system_task`
+    What is not simulated: threads (virtual time does not wait for them; a play that ends while work waits for one
+    raises), tasks that `trio.lowlevel.spawn_system_task`
     makes, which belong to no replica, and the time that code takes. Clocks on the walls begin at 2000-01-01 00:00 UTC.
 
     ::
@@ -98,7 +100,7 @@ class Cluster:
         Raises:
             TypeError: ``seconds`` is no number.
             ValueError: it is not above 0, or not finite.
-            RuntimeError: called within a Trio run: await `play` there.
+            RuntimeError: called within a Trio run: await `play` there; or some work waits for a thread at the end.
             BaseException: what ``services`` raised, or what ended a `tickrunner_trio.Supervisor`, as it is.
         """
         _check_seconds(seconds)
@@ -117,7 +119,8 @@ class Cluster:
             seconds: how much virtual time passes; above 0.
 
         Raises:
-            RuntimeError: the clock of the run is not a `trio.testing.MockClock`.
+            RuntimeError: the clock of the run is not a `trio.testing.MockClock`, or some work waits for a thread at
+                the end.
             BaseException: as `run`.
 
         Cancellation handling: everything is thawed and cancelled, then the cancellation passes through.

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
 from .._outcome import Outcome
+from .._schedule import MAX_JITTER
 from ._drawing import clock_face, drawn
 from ._faults import (
     ClockOffset,
@@ -82,7 +83,7 @@ def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[s
             if _kept_hold(timeline, service, first, second):
                 findings += _too_often(service, first, second, tolerance)
         for before, then_at in _gaps(timeline, service, runs):
-            findings += _too_seldom(service, before, then_at, tolerance)
+            findings += _too_seldom(service, before, then_at, tolerance, _longest(service, runs))
     _conclude(timeline, rule, findings)
 
 
@@ -92,27 +93,15 @@ def recovers_within(timeline: Timeline, *, seconds: float, names: Iterable[str] 
             f"seconds must be above 0 and at most the {timeline.seconds:g} of the timeline, got "
             f"{seconds!r}: play it for longer"
         )
-    rule = f"every service succeeds within {seconds:g} seconds after each fault"
-    moments = [moment for moment in _moments(timeline) if moment.until - moment.at >= seconds - _ROUNDING]
+    rule = f"every service succeeds within {seconds:g} seconds after each fault and each success"
     findings: list[_Finding] = []
     for service in _judged(timeline, names):
         runs = _runs_of(timeline, service)
         _demand_something(timeline, runs, rule, f"{service.name} never ran")
+        moments = [*_moments(timeline, service), *_moments_after(timeline, service, runs)]
         for moment in moments:
-            # One that went on until the next fault is not to be blamed for what became of it.
-            starts = [
-                run.started_at
-                for run in runs
-                if run.outcome is Outcome.SUCCESS or run.stopped_at >= moment.until - _ROUNDING
-                if run.started_at >= moment.at - _ROUNDING
-            ]
-            is_late = not starts or starts[0] > moment.at + seconds + _ROUNDING
-            if is_late and not any(_goes_on(timeline, run, moment.at, moment.at + seconds) for run in runs):
-                then = f"only at {clock_face(starts[0])}" if starts else "never"
-                sentence = (
-                    f"{service.name} could be run from {clock_face(moment.at)} on, {moment.after}; it succeeded {then}"
-                )
-                findings.append(_Finding(sentence, moment.at, starts[0] if starts else moment.at + seconds))
+            if moment.until - moment.at >= seconds - _ROUNDING:
+                findings += _too_late(timeline, service, runs, moment, seconds)
     _conclude(timeline, rule, findings)
 
 
@@ -222,13 +211,21 @@ def _uncovered(timeline: Timeline, first: Run, second: Run) -> tuple[Fault, floa
     for late, rival in ((first, second), (second, first)):
         for fault in reversed(_of_kind(timeline, (Freeze, DropSession, DatabaseAway), late.replica)):
             if late.started_at - _ROUNDING <= fault.at <= max(rival.started_at, late.started_at) + _ROUNDING:
+                if not isinstance(fault, Freeze) and _has_no_session(timeline, late.replica, fault.at):
+                    continue
                 known_at = ends_at(fault) if isinstance(fault, Freeze) else fault.at
-                # One that is cut off or frozen meanwhile hears of it afterwards.
+                # One that is cut off or frozen meanwhile hears of it afterwards, or finds that its lease is over.
                 for other in _of_kind(timeline, (Freeze, Partition), late.replica):
                     if other.at <= known_at < ends_at(other):
-                        known_at = ends_at(other)
+                        latest = other.at + timeline.lease if isinstance(other, Partition) else ends_at(other)
+                        known_at = max(known_at, min(ends_at(other), latest))
                 return fault, known_at
     return None
+
+
+def _has_no_session(timeline: Timeline, replica: str, at: float) -> bool:
+    """Whether the replica has been cut off for so long that nothing is left that could be ended."""
+    return any(fault.at + timeline.lease < at <= ends_at(fault) for fault in _of_kind(timeline, Partition, replica))
 
 
 # Once per interval.
@@ -239,6 +236,12 @@ def _kept_hold(timeline: Timeline, service: ServiceFacts, first: Run, second: Ru
     if any(
         first.started_at - _ROUNDING <= fault.at <= second.started_at + _ROUNDING
         for fault in _of_kind(timeline, (Kill, Drain, DropSession, DatabaseAway), first.replica)
+    ):
+        return False
+    if any(
+        stay.replica == first.replica and first.started_at <= stay.until_at <= second.started_at
+        for stay in timeline.stays
+        if stay.service == service.name
     ):
         return False
     return all(
@@ -268,24 +271,76 @@ def _gaps(timeline: Timeline, service: ServiceFacts, runs: Sequence[Run]) -> Ite
         for fault in timeline.faults
         if not isinstance(fault, ClockOffset)
     ]
+    forced = [run for run in _runs_of(timeline, service) if run.forced]
+    disturbed += [(run.started_at, run.stopped_at) for run in forced]
     disturbed += [
-        (skip.at, skip.at) for skip in timeline.skips if skip.service == service.name and skip.outcome is Outcome.GATED
+        (stay.until_at, stay.until_at)
+        for stay in timeline.stays
+        if stay.service == service.name
+        if stay.until_at < timeline.seconds - _ROUNDING
     ]
     firsts: list[Run | None] = [None, *runs]
     nexts = [*(run.started_at for run in runs), timeline.seconds]
     for first, then_at in zip(firsts, nexts, strict=True):
         from_at = 0.0 if first is None else first.started_at
-        if not any(begin <= then_at and end >= from_at for begin, end in disturbed):
+        is_disturbed = any(begin <= then_at and end >= from_at for begin, end in disturbed)
+        if (
+            not is_disturbed
+            and _somebody_has(timeline, service, from_at)
+            and not _all_gated(timeline, service, from_at, then_at)
+        ):
             yield first, then_at
 
 
-def _too_seldom(service: ServiceFacts, first: Run | None, then_at: float, tolerance: float) -> Iterator[_Finding]:
+def _somebody_has(timeline: Timeline, service: ServiceFacts, at: float) -> bool:
+    return any(_has(timeline, replica, service, at) for replica in timeline.replicas)
+
+
+def _has(timeline: Timeline, replica: str, service: ServiceFacts, at: float) -> bool:
+    """Whether the replica is up and runs the service, which may have drained itself, or be one of other replicas."""
+    return _is_up(timeline, replica, at) and (
+        not timeline.stays
+        or any(
+            stay.from_at - _ROUNDING <= at < stay.until_at
+            for stay in timeline.stays
+            if (stay.replica, stay.service) == (replica, service.name)
+        )
+    )
+
+
+def _all_gated(timeline: Timeline, service: ServiceFacts, begin: float, end: float) -> bool:
+    """Whether each replica that had the service at first found its gate closed in that time."""
+    gated = {
+        skip.replica
+        for skip in timeline.skips
+        if skip.service == service.name and skip.outcome is Outcome.GATED
+        if begin - _ROUNDING <= skip.at <= end + _ROUNDING
+    }
+    return bool(gated) and all(
+        replica in gated for replica in timeline.replicas if _has(timeline, replica, service, begin)
+    )
+
+
+def _longest(service: ServiceFacts, runs: Sequence[Run]) -> float:
+    """How long a run may go on that does not end: as its timeout says, or else as long as others did."""
+    if service.tick_timeout is not None:
+        return service.tick_timeout
+    return max([service.interval, *(run.stopped_at - run.started_at for run in runs if run.outcome is not None)])
+
+
+def _too_seldom(
+    service: ServiceFacts, first: Run | None, then_at: float, tolerance: float, longest_run: float
+) -> Iterator[_Finding]:
     from_at = 0.0 if first is None else first.started_at
     longest = (1 + tolerance) * service.interval
+    if first is not None and first.number == 1 and service.has_startup and first.outcome is not Outcome.SUCCESS:
+        # A startup pass that failed begins no schedule: the first slot came by chance, and another replica's may have.
+        longest += min(service.interval / 2, MAX_JITTER)
     if first is not None:
         duration = first.stopped_at - first.started_at
         if duration > service.interval or first.lateness > _PUNCTUAL * service.interval:
-            longest = max(longest, 2 * service.interval + duration)
+            allowed = duration if first.outcome is not None else min(duration, longest_run)
+            longest = max(longest, 2 * service.interval + allowed)
     if then_at - from_at > longest + _ROUNDING:
         since = "from the beginning" if first is None else f"after its start on {_told(first)}"
         yield _Finding(
@@ -306,31 +361,82 @@ class _Moment:
     after: str
     at: float
     until: float
+    success: Run | None = None  #: That came before, perhaps in no time.
 
 
-def _moments(timeline: Timeline) -> Iterator[_Moment]:
-    faults = [fault for fault in timeline.faults if not isinstance(fault, ClockOffset | Start)]
-    causes = [(0.0, "from the beginning"), *((fault.at, f"after {fault!r}") for fault in faults)]
-    causes.sort(key=lambda cause: cause[0])
-    changes = sorted({0.0, *(at for fault in timeline.faults for at in (fault.at, ends_at(fault)))})
+def _causes(timeline: Timeline, service: ServiceFacts) -> list[tuple[float, str]]:
+    """What starts the count anew, and when, in order; of those at one moment a fault is the last."""
+    causes = [(0.0, "from the beginning")]
+    causes += [
+        (stay.until_at, f"after {service.name} was drained on {stay.replica}")
+        for stay in timeline.stays
+        if stay.service == service.name and stay.until_at < timeline.seconds
+    ]
+    causes += [
+        (fault.at, f"after {fault!r}") for fault in timeline.faults if not isinstance(fault, ClockOffset | Start)
+    ]
+    return sorted(causes, key=lambda cause: cause[0])
+
+
+def _moments(timeline: Timeline, service: ServiceFacts) -> Iterator[_Moment]:
+    causes = _causes(timeline, service)
+    changes = {0.0, *(at for fault in timeline.faults for at in (fault.at, ends_at(fault)))}
+    changes |= {at for stay in timeline.stays for at in (stay.from_at, stay.until_at)}
     ends = [*(at for at, _ in causes[1:]), timeline.seconds]
     for (caused_at, after), end in zip(causes, ends, strict=True):
         # Until the next fault begins, ability can only come back.
-        for at in changes:
-            if caused_at <= at < end and _somebody_can(timeline, at):
+        for at in sorted(changes):
+            if caused_at <= at < end and _somebody_can(timeline, service, at):
                 yield _Moment(after, at, min(end, timeline.seconds))
                 break
 
 
-def _goes_on(timeline: Timeline, run: Run, begin: float, end: float) -> bool:
-    """Whether one run fills all of that time."""
-    return any(since <= begin and until >= end for since, until in _awake(timeline, run))
+def _moments_after(timeline: Timeline, service: ServiceFacts, runs: Sequence[Run]) -> Iterator[_Moment]:
+    """The end of each success is one: it does not have to be the last."""
+    causes = _causes(timeline, service)
+    for run in runs:
+        if run.outcome is Outcome.SUCCESS and _somebody_can(timeline, service, run.stopped_at):
+            until = next((at for at, _ in causes if at >= run.stopped_at - _ROUNDING), timeline.seconds)
+            yield _Moment(f"after its success on {_told(run)}", run.stopped_at, until, run)
 
 
-def _somebody_can(timeline: Timeline, at: float) -> bool:
-    """Whether some replica is up, not frozen, not cut off, and has a server, from that moment on."""
+def _too_late(
+    timeline: Timeline, service: ServiceFacts, runs: Sequence[Run], moment: _Moment, seconds: float
+) -> Iterator[_Finding]:
+    starts = [
+        run.started_at
+        for run in runs
+        if run.started_at >= moment.at - _ROUNDING and run is not moment.success
+        # One that went on until the next fault or the end, and was young then, is not to be blamed for what became of
+        # it; an old one may as well hang.
+        if run.outcome is Outcome.SUCCESS
+        or (run.stopped_at >= moment.until - _ROUNDING and moment.until - run.started_at < seconds)
+    ]
+    end = moment.at + seconds
+    is_late = not starts or starts[0] > end + _ROUNDING
+    is_excused = any(_fills(timeline, run, moment.at, end) for run in runs) or _all_gated(
+        timeline, service, moment.at, end
+    )
+    if is_late and not is_excused:
+        then = f"only at {clock_face(starts[0])}" if starts else "never"
+        yield _Finding(
+            f"{service.name} could be run from {clock_face(moment.at)} on, {moment.after}; it succeeded {then}",
+            moment.at,
+            starts[0] if starts else moment.at + seconds,
+        )
+
+
+def _fills(timeline: Timeline, run: Run, begin: float, end: float) -> bool:
+    """Whether the run, a success in the end, fills all of that time."""
+    return run.outcome is Outcome.SUCCESS and any(
+        since <= begin and until >= end for since, until in _awake(timeline, run)
+    )
+
+
+def _somebody_can(timeline: Timeline, service: ServiceFacts, at: float) -> bool:
+    """Whether some replica is up with the service, not frozen, not cut off, and has a server, from that moment on."""
     return any(
-        _is_up(timeline, replica, at)
+        _has(timeline, replica, service, at)
         and not any(
             fault.at <= at < ends_at(fault) for fault in _of_kind(timeline, (Freeze, Partition, DatabaseAway), replica)
         )

@@ -144,8 +144,9 @@ class LockSession:
     def advance(self, now: float) -> None:
         """Do what was due by now."""
         self._server.end_the_silent(now)
-        if self._cut and not self._frozen and self._answered_at + self._timing.beat <= now:
-            self._asked_at = min(self._asked_at, self._answered_at + self._timing.beat)
+        beat_at = self._answered_at + self._timing.beat
+        if self.state is SessionState.READY and self._cut and not self._frozen and beat_at <= now:
+            self._asked_at = min(self._asked_at, beat_at)
         while not self._frozen and not self._is_over:
             if self.state is SessionState.CLOSED and self._attempt_at <= now:
                 self._attempt(self._attempt_at)
@@ -328,6 +329,7 @@ class LockSession:
             self.backend = self._server.connect(self._replica)
             self.state = SessionState.READY
             self._answered_at = self._opened_at = now
+            self._asked_at = math.inf
             self._tries_until = -math.inf
             return
         self._tries_until = now + _CONNECT_SECONDS if self._cut else now

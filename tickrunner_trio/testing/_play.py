@@ -15,7 +15,7 @@
 Invariants:
 
 1. What the cluster itself decides, it decides by the seed: where between two beats a fault falls, jitter, holds,
-   backoff, and the order of what is due at the same moment.
+   backoff, and the order of what is due at the same moment; faults of one replica keep theirs.
 2. The server's ends of sessions, the cancel points and the faults come at their times, to the float.
 3. However the play ends, no task stays frozen, and nothing that comes afterwards is in the timeline.
 """
@@ -40,13 +40,14 @@ from ._faults import (
     Start,
     ends_at,
     is_up_at_first,
+    replica_of,
 )
 from ._freezing import Freezer
 from ._lock_server import LockServer
 from ._process import Process, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from .._service import Service
     from ..abc import AdvisoryLocker
@@ -101,6 +102,7 @@ class Play:
             async with trio.open_nursery() as self._nursery:
                 try:
                     await self._direct(seconds)
+                    self._refuse_threads()
                 finally:
                     self._finish()
             return self._record.timeline(
@@ -117,9 +119,13 @@ class Play:
         until = self._record.began_at + seconds
         chance = random.Random(f"{self._seed} order")
         script: list[tuple[float, float, Callable[[AnyFault, float], None], AnyFault]] = []
+        ranks: dict[tuple[float, str | None], float] = {}
         for fault in self._faults:
             begin = self._record.began_at + fault.at
-            script.append((begin, chance.random(), self._begin, fault))
+            # Those of one replica in the order in which they were listed: a Kill before a Start is a restart.
+            rank = ranks.get((begin, replica_of(fault)), 0.0)
+            rank = ranks[begin, replica_of(fault)] = rank + (1.0 - rank) * chance.random()
+            script.append((begin, rank, self._begin, fault))
             if isinstance(fault, Freeze | Partition | DatabaseAway):
                 end = max(self._record.began_at + ends_at(fault), math.nextafter(begin, math.inf))
                 script.append((end, chance.random(), self._end, fault))
@@ -139,6 +145,17 @@ class Play:
             due += [process.session.next_at() for process in self._alive()]
             with trio.move_on_at(min(due)):
                 await self._changed.park()
+
+    def _refuse_threads(self) -> None:
+        """Raise `RuntimeError` if some work waits for a thread: time did not, so that the timeline is worthless."""
+        for task in _tasks_in(self._nursery):
+            # Private to Trio, and missed without harm if it goes: a task's own coroutine is hidden behind its ice.
+            if getattr(getattr(task, "_abort_func", None), "__module__", None) == "trio._threads":
+                raise RuntimeError(
+                    f"the task {task.name} waits for a thread (trio.to_thread) at the end of a simulation, whose "
+                    "virtual time does not wait for threads: have the work take as an argument what blocks, and give "
+                    "it something here that awaits trio.sleep"
+                )
 
     def _finish(self) -> None:
         """Close the record, then thaw and cancel all there is."""
@@ -228,3 +245,10 @@ class Play:
     def _ice_of(self, task: trio.lowlevel.Task) -> Ice | None:
         process = task.context.get(simulated)
         return process.ice if isinstance(process, Process) and process.belongs_to(self._record) else None
+
+
+def _tasks_in(nursery: trio.Nursery) -> Iterator[trio.lowlevel.Task]:
+    for task in nursery.child_tasks:
+        yield task
+        for child in task.child_nurseries:
+            yield from _tasks_in(child)

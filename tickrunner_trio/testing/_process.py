@@ -18,7 +18,7 @@ from .._supervisor import Supervisor
 from ._freezing import Ice
 from ._lock_session import LockSession
 from ._simulated_locker import SimulatedLocker
-from ._timeline import Run, ServiceFacts, Skip, Timeline
+from ._timeline import Run, ServiceFacts, Skip, Stay, Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -46,6 +46,7 @@ class Record:
         self.runs: list[Run] = []
         self.skips: list[Skip] = []
         self._holds: list[Hold] = []
+        self._stays: list[Stay] = []
 
     def since_beginning(self, at: float) -> float:
         """Return virtual seconds; without what floats add."""
@@ -55,6 +56,11 @@ class Record:
         """A lock was held, and is free again."""
         since = self.since_beginning
         self._holds.append(replace(hold, granted_at=since(hold.granted_at), freed_at=since(hold.freed_at)))
+
+    def stayed(self, replica: str, service: str, from_at: float, until_at: float) -> None:
+        """A process had the service, and has it no more."""
+        since = self.since_beginning
+        self._stays.append(Stay(replica=replica, service=service, from_at=since(from_at), until_at=since(until_at)))
 
     def timeline(
         self, seconds: float, *, replicas: tuple[str, ...], faults: tuple[Fault, ...], lease: float
@@ -69,6 +75,7 @@ class Record:
             runs=tuple(sorted(self.runs, key=lambda run: (run.started_at, run.replica, run.service, run.number))),
             skips=tuple(sorted(self.skips, key=lambda skip: (skip.at, skip.replica, skip.service, skip.number))),
             holds=tuple(sorted(self._holds, key=lambda hold: (hold.granted_at, hold.replica, hold.lock_id))),
+            stays=tuple(sorted(self._stays, key=lambda stay: (stay.from_at, stay.replica, stay.service))),
         )
 
 
@@ -109,6 +116,7 @@ class Process:
         self._chances: dict[str, random.Random] = {}
         self._open: dict[tuple[str, int], tuple[Tick, float]] = {}  # the runs that go on
         self._stopped: dict[tuple[str, int], tuple[Tick, float, float]] = {}  # until they are judged, in the same step
+        self._staying: dict[str, float] = {}  # the services that it runs, and since when
         self._is_to_drain = False
         self._supervisor: Supervisor | None = None
         self.session = LockSession(
@@ -144,6 +152,8 @@ class Process:
 
     def _drain_if_due(self) -> None:
         if self._is_to_drain and self._supervisor is not None and not self.ice.is_frozen:
+            for service in list(self._staying):
+                self.drained(service)
             self._supervisor.drain()
 
     def freeze(self, now: float) -> None:
@@ -168,6 +178,8 @@ class Process:
             self.session.end(now)
             for tick, started_at in self._open.values():
                 self._write(tick, started_at, now, None)
+            for service in list(self._staying):
+                self.drained(service)
 
     # What the services take from their surroundings.
 
@@ -198,6 +210,11 @@ class Process:
             )
         )
 
+    def drained(self, service: str) -> None:
+        since = self._staying.pop(service, None)
+        if since is not None:
+            self._record.stayed(self.replica, service, since, trio.current_time())
+
     # How it is watched.
 
     def _watched(self, service: object) -> Service:
@@ -209,8 +226,14 @@ class Process:
         service._config = replace(  # noqa: SLF001
             config, work=self._timed(config.work), startup=None if startup is None else self._timed(startup)
         )
+        self._staying[service.name] = trio.current_time()
         self._record.services[service.name] = ServiceFacts(
-            name=service.name, interval=service.interval, lock_id=service.lock_id, cadence=config.cadence
+            name=service.name,
+            interval=service.interval,
+            lock_id=service.lock_id,
+            cadence=config.cadence,
+            tick_timeout=config.tick_timeout,
+            has_startup=startup is not None,
         )
         return service
 

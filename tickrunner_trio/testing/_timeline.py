@@ -43,6 +43,16 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stay:
+    """How long a process ran a service: until it was killed or drained, or the service drained itself."""
+
+    replica: str
+    service: str
+    from_at: float
+    until_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceFacts:
     """What the judgement needs to know of a service."""
 
@@ -50,6 +60,8 @@ class ServiceFacts:
     interval: float
     lock_id: int = 0
     cadence: Literal["cluster", "replica"] = "cluster"
+    tick_timeout: float | None = None
+    has_startup: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +81,9 @@ class Timeline:
     runs: tuple[Run, ...] = ()  #: In order of their start.
     skips: tuple[Skip, ...] = ()  #: In order of time.
     holds: tuple[Hold, ...] = field(default=(), repr=False)  #: The locks as the server saw them, in order.
+    stays: tuple[Stay, ...] = field(
+        default=(), repr=False
+    )  #: In order; none: each replica that is up has all services.
 
     def assert_never_overlapping(self, *, within: float = 0.0, services: Iterable[str] | None = None) -> None:
         """Assert that no two runs of a service went on at the same time, in all of the cluster.
@@ -90,14 +105,19 @@ class Timeline:
         """Assert that each service of cadence "cluster" ran once per interval, over all replicas together.
 
         Not too often: two successes, one after the other, start at least (1 - ``tolerance``) x interval apart, if the
-        session of the first one's replica did not end in between and that replica was neither drained nor killed.
+        session of the first one's replica did not end in between and neither that replica nor its service was drained
+        or killed.
 
         Not too seldom: from one start, whatever came of it, to the next, or to the end of the timeline, it is at most
         (1 + ``tolerance``) x interval; two intervals and its own duration after a run that outlasted its interval or
-        began later than a tenth of it. Not judged are stretches in which a fault was under way, or had been until less
-        than the lease and 10 seconds before (a `ClockOffset` is none), or a gate was closed.
+        began later than a tenth of it, where a run that does not end counts for its ``tick_timeout`` at most, or, if
+        there is none, for an interval or the longest run that did end; and min(interval / 2, 60) seconds more after a
+        startup pass that failed, since the first slot comes by chance. Not judged are stretches in which
 
-        Forced ticks are not looked at.
+        - a fault was under way, or had been until less than the lease and 10 seconds before (a `ClockOffset` is none),
+        - the service was drained in some process, or no living process had it,
+        - a forced run lay; forced runs are not looked at otherwise,
+        - each replica that had the service found its gate closed.
 
         Args:
             tolerance: a part of the interval, from 0 to 1. Without a ledger 0.1 is what the library promises.
@@ -111,16 +131,22 @@ class Timeline:
         _judging.once_per_interval(self, tolerance=tolerance, names=services)
 
     def assert_recovers_within(self, seconds: float, *, services: Iterable[str] | None = None) -> None:
-        """Assert that after each fault every service soon starts a run that succeeds.
+        """Assert that every service succeeds again soon: after each fault, and after each success.
 
-        Counted from the beginning of the fault if some replica can go on: it runs, is not frozen, is not cut off from
-        the locks, and the server is there. Else from the moment at which one can. Each further fault starts the count
-        anew; what comes less than ``seconds`` before the next fault or the end is not judged. The beginning of the
-        timeline counts as a fault, a `ClockOffset` and a `Start` do not. A run that is under way all that time is no
-        lack of runs.
+        That is, nobody waits for more than so many seconds for a run that succeeds to start, while some replica could
+        run it: one that is up and has the service, is not frozen, is not cut off from the locks, and the server is
+        there. It is counted from the beginning of the timeline, from each fault (but for a `ClockOffset` and a
+        `Start`), from each drain of the service in some process, or from the moment after these at which some replica
+        can; and from the end of each success. Each further one starts the count anew; what comes less than ``seconds``
+        before the next one or the end is not judged, nor is a time in which each replica that had the service found
+        its gate closed.
+
+        Of runs that last, two kinds are no lack of a success: one that ends as a success, while it is under way; and
+        one that had not ended when a fault came or the timeline ended, if it had begun less than ``seconds`` before.
 
         Args:
-            seconds: more than the longest interval and the lease, since nothing runs sooner.
+            seconds: more than the longest interval, run and lease together, since nothing runs sooner; after a run
+                that outlasts its interval, two intervals may pass.
             services: see the class.
 
         Raises:
