@@ -1227,3 +1227,36 @@ class CallsItASuccessThatTheCleanUpFailed(HonestLocker):
         except LockLostError as error:
             if error.__cause__ is None:
                 raise
+
+
+@caught_by(
+    "Who has lost the lock takes nothing away from who has it next, however late its fn stops.", seen="had the lock"
+)
+class DeletesTheKeyWhosesoeverItIs(HonestLocker):
+    """It unlocks by DEL, and compares no token."""
+
+    def forget(self, lease: StoreLease) -> None:
+        self.store.held.pop(lease.key, None)
+        self.store.releases += 1
+
+
+@caught_by("Who has lost the lock takes nothing away from who has it next, however late its fn stops.", seen="said")
+class MarksTheLockAsLostAtTheEnd(HonestLocker):
+    """The mark is of the lock, not of the lease, and a grant takes it away."""
+
+    marked: ClassVar[set[tuple[Store, Any]]] = set()
+
+    def lease(self, lock_id: int, epoch: int) -> StoreLease:
+        self.marked.discard((self.store, lock_id))
+
+        class Lease(StoreLease):
+            @property
+            def lost(self) -> Any:
+                return self.gone or (self.locker.store, self.key) in MarksTheLockAsLostAtTheEnd.marked
+
+        return Lease(self, lock_id, epoch)
+
+    def forget(self, lease: StoreLease) -> None:
+        super().forget(lease)
+        if lease.gone:
+            self.marked.add((self.store, lease.key))
