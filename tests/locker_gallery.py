@@ -981,6 +981,49 @@ class SaysFalseWhenCancelledAtTheEnd(HonestLocker):
         return True
 
 
+@caught_by(
+    "Cancelled while it tries one lock, a call disturbs nobody who tries another one.", seen="did not come back within"
+)
+class LeavesTheBatchWaiting(HonestLocker):
+    """Who comes first asks for all, and wakes the others, unless it is cancelled."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.batch: trio.Event | None = None
+
+    async def ask(self, lock_id: int) -> None:
+        if self.batch is not None:
+            await self.batch.wait()
+            return
+        batch = self.batch = trio.Event()
+        try:
+            await super().ask(lock_id)
+        finally:
+            self.batch = None
+        batch.set()
+
+
+@caught_by(
+    "Cancelled while it tries one lock, a call disturbs nobody who tries another one.", seen="connection is closed"
+)
+class ClosesTheConnectionOfAll(HonestLocker):
+    """Cancelled in the middle of an answer, it cannot read on; those whose answers come after that are told so."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.connection = object()
+
+    async def ask(self, lock_id: int) -> None:
+        connection = self.connection
+        try:
+            await super().ask(lock_id)
+        except trio.Cancelled:
+            self.connection = object()
+            raise
+        if self.connection is not connection:
+            raise DatabaseUnavailableError("the connection is closed")
+
+
 # -- Losses -----------------------------------------------------------------------------------------------------------
 
 
