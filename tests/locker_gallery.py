@@ -981,6 +981,49 @@ class SaysFalseWhenCancelledAtTheEnd(HonestLocker):
         return True
 
 
+@caught_by(
+    "Cancelled while it tries one lock, a call disturbs nobody who tries another one.", seen="did not come back within"
+)
+class LeavesTheBatchWaiting(HonestLocker):
+    """Who comes first asks for all, and wakes the others, unless it is cancelled."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.batch: trio.Event | None = None
+
+    async def ask(self, lock_id: int) -> None:
+        if self.batch is not None:
+            await self.batch.wait()
+            return
+        batch = self.batch = trio.Event()
+        try:
+            await super().ask(lock_id)
+        finally:
+            self.batch = None
+        batch.set()
+
+
+@caught_by(
+    "Cancelled while it tries one lock, a call disturbs nobody who tries another one.", seen="connection is closed"
+)
+class ClosesTheConnectionOfAll(HonestLocker):
+    """Cancelled in the middle of an answer, it cannot read on; those whose answers come after that are told so."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.connection = object()
+
+    async def ask(self, lock_id: int) -> None:
+        connection = self.connection
+        try:
+            await super().ask(lock_id)
+        except trio.Cancelled:
+            self.connection = object()
+            raise
+        if self.connection is not connection:
+            raise DatabaseUnavailableError("the connection is closed")
+
+
 # -- Losses -----------------------------------------------------------------------------------------------------------
 
 
@@ -1227,3 +1270,36 @@ class CallsItASuccessThatTheCleanUpFailed(HonestLocker):
         except LockLostError as error:
             if error.__cause__ is None:
                 raise
+
+
+@caught_by(
+    "Who has lost the lock takes nothing away from who has it next, however late its fn stops.", seen="had the lock"
+)
+class DeletesTheKeyWhosesoeverItIs(HonestLocker):
+    """It unlocks by DEL, and compares no token."""
+
+    def forget(self, lease: StoreLease) -> None:
+        self.store.held.pop(lease.key, None)
+        self.store.releases += 1
+
+
+@caught_by("Who has lost the lock takes nothing away from who has it next, however late its fn stops.", seen="said")
+class MarksTheLockAsLostAtTheEnd(HonestLocker):
+    """The mark is of the lock, not of the lease, and a grant takes it away."""
+
+    marked: ClassVar[set[tuple[Store, Any]]] = set()
+
+    def lease(self, lock_id: int, epoch: int) -> StoreLease:
+        self.marked.discard((self.store, lock_id))
+
+        class Lease(StoreLease):
+            @property
+            def lost(self) -> Any:
+                return self.gone or (self.locker.store, self.key) in MarksTheLockAsLostAtTheEnd.marked
+
+        return Lease(self, lock_id, epoch)
+
+    def forget(self, lease: StoreLease) -> None:
+        super().forget(lease)
+        if lease.gone:
+            self.marked.add((self.store, lease.key))

@@ -68,6 +68,7 @@ MODULES = {
 WAITS = {
     ("CANCELLATION_PROMISES", "_cancelled_at_the_end", 0),
     ("LOSS_PROMISES", "passes_what_fn_raises_during_a_loss", 0),
+    ("LOSS_PROMISES", "leaves_the_next_holder_alone", 0),
 }
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
 import subprocess
 import sys
+import weakref
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+
+from tickrunner_trio.testing.pytest_plugin import _Shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -214,3 +219,116 @@ def test_a_scripted_locker_answers_by_its_plan_and_tells_what_it_was_asked_if_th
     assert told.count("LockAttempt(") == 3
     assert "step=Unavailable('restarting')" in told
     assert "1 passed" in suite.run(SCRIPTED.replace("{", "set() & {"))
+
+
+WITHOUT_A_REPR = """
+import pytest
+from tickrunner_trio.testing import Busy, Fails
+
+class OddError(Exception):
+    def __repr__(self):
+        raise ValueError("no words")
+
+async def test_it(tickrunner_scripted_locker, autojump_clock):
+    locker = tickrunner_scripted_locker([Fails(OddError()), Busy()])
+    with pytest.raises(OddError):
+        await locker.with_advisory_lock(1, None)
+    assert await locker.with_advisory_lock(1, None)
+
+def test_other(): ...
+"""
+
+
+def test_what_cannot_be_shown_is_said_and_does_not_end_the_run(suite: Suite) -> None:
+    told = suite.run(WITHOUT_A_REPR)
+    assert "1 failed, 1 passed" in told
+    assert "\n(cannot be shown: a ValueError was raised)\nLockAttempt(lock_id=1, number=2, step=Busy()," in told
+
+
+MANY_EXAMPLES = """
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
+from tickrunner_trio import Config, Service
+
+async def sweep(tick):
+    pass
+
+def services(locker):
+    return [Service(Config(name="sweep", interval=60, locker=locker, work=sweep))]
+
+examples = []
+
+@settings(phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+@given(seed=st.integers())
+def test_it(tickrunner_cluster, tickrunner_scripted_locker, seed):
+    examples.append(seed)
+    tickrunner_scripted_locker()
+    tickrunner_cluster(services, replicas=1, seed=seed).run(60)
+    if len(examples) >= 9:
+        print("the last seed is", examples[-1])
+        assert False
+"""
+
+
+def test_of_many_examples_the_last_three_are_shown_and_the_others_counted(suite: Suite) -> None:
+    told = suite.run(MANY_EXAMPLES)
+    assert "1 failed" in told
+    assert told.count("timeline of Cluster") == told.count("attempts on a ScriptedLocker") == 3
+    examples = int(re.findall(r"There were (\d+) more before them\.", told)[0]) + 3
+    assert examples >= 9
+    assert told.count(f"There were {examples - 3} more before them.") == 2
+    seed = re.findall(r"the last seed is (-?\d+)", told)[-1]
+    assert f"seed={seed})" in [line for line in told.splitlines() if "timeline of Cluster" in line][-1]
+
+
+def test_what_is_not_to_be_shown_is_not_kept() -> None:
+    class Timeline:
+        def text(self) -> str:
+            return "text"
+
+    timelines = [Timeline() for _ in range(5)]
+    kept = [weakref.ref(timeline) for timeline in timelines]
+    shown = _Shown()
+    for timeline in timelines:
+        shown.add("timelines", lambda: "heading", timeline.text)
+    timelines.clear()
+    del timeline
+    gc.collect()
+    assert [each() is not None for each in kept] == [False, False, True, True, True]
+
+
+WITHOUT_THE_SDK = """
+import sys
+
+sys.modules["opentelemetry.sdk"] = None  # any import of it fails
+
+def test_it(tickrunner_telemetry): ...
+"""
+
+
+def test_without_the_sdk_telemetry_says_how_to_get_it(suite: Suite) -> None:
+    told = suite.run(WITHOUT_THE_SDK)
+    remedy = "needs the SDK of OpenTelemetry, which is not installed: pip install 'tickrunner-trio[otel]'"
+    assert f"ImportError: tickrunner_trio.testing.MemoryTelemetry {remedy}" in told
+
+
+KEEPS_ITS_TELEMETRY = """
+from opentelemetry.metrics import NoOpMeter
+
+kept = []
+
+def test_keeps_it(tickrunner_telemetry):
+    kept.append(tickrunner_telemetry)
+    with kept[0].traces.provider.get_tracer("own").start_as_current_span("before"):
+        pass
+    assert len(kept[0].spans) == 1
+
+def test_finds_it_shut_down():
+    with kept[0].traces.provider.get_tracer("own").start_as_current_span("after"):
+        pass
+    assert [span.name for span in kept[0].spans] == ["before"]
+    assert isinstance(kept[0].meters.provider.get_meter("own"), NoOpMeter)  # all that one gets after a shutdown
+"""
+
+
+def test_telemetry_is_shut_down_after_its_test(suite: Suite) -> None:
+    assert "2 passed" in suite.run(KEEPS_ITS_TELEMETRY)

@@ -138,6 +138,20 @@ async def _cancelled_at_the_end(
     await trial.expect_free_soon(when)
 
 
+@promise("Cancelled while it tries one lock, a call disturbs nobody who tries another one.")
+async def leaves_other_calls_alone(trial: Trial) -> None:
+    seconds, _ = await trial.seconds_of_a_call()
+    for eighth in range(9):
+        after = seconds * eighth / 8
+        gone = trial.start(nothing)
+        gone.scope.deadline = trio.current_time() + after
+        other = trial.start(nothing, lock_id=-trial.lock_id)  # at the same time, so that they may share a question
+        await gone.until_back()
+        await other.until_back()
+        told = f"another call beside it was cancelled after {after:.3g} of {seconds:.3g} seconds, and {other.told()}"
+        require(other.answer is True, told, cause=other.error)
+
+
 CANCELLATION_PROMISES: tuple[Promise, ...] = (
     passes_cancellation,
     lets_go_when_cancelled,
@@ -145,4 +159,5 @@ CANCELLATION_PROMISES: tuple[Promise, ...] = (
     leaves_no_lock_when_cancelled,
     keeps_the_lock_when_a_rival_is_cancelled,
     lets_go_when_cancelled_at_the_end,
+    leaves_other_calls_alone,
 )

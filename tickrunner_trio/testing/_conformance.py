@@ -77,9 +77,10 @@ async def check_advisory_locker(
     of them together a store that nobody else uses meanwhile: it locks ids all over the 64 bits, 0 among them. It leaves
     no task behind, and no lock of a locker that keeps its promises.
 
-    What it cannot see: whether the locker outlives the failures of its store, beyond what ``lose`` does, and whether
-    two machines exclude each other. A locker that shields itself from cancellation and then waits for ever hangs the
-    check.
+    What it cannot see: whether the locker outlives the failures of its store, beyond what ``lose`` does; whether two
+    machines exclude each other; and whether `Lease.lost` is true in time while Trio's loop is blocked, which takes a
+    clock and a thread other than Trio's to find out. A locker that shields itself from cancellation and then waits for
+    ever hangs the check.
 
     Args:
         make_locker: makes a locker: a class, a lambda. If what it gives is an async context manager, the check enters

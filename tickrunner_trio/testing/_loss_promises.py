@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ..abc import Lease
 
 
+#: For how long somebody else tries to get a lost lock whose work has not stopped; some lockers keep it till then.
+_TRIES_SECONDS = 1.0
+
+
 async def _forever(lease: Lease) -> None:  # noqa: ARG001  # the seam gives it
     await trio.sleep_forever()
 
@@ -110,10 +114,50 @@ async def recovers(trial: Trial) -> None:
     await holder.end()
 
 
+@promise("Who has lost the lock takes nothing away from who has it next, however late its fn stops.", needs_loss=True)
+async def leaves_the_next_holder_alone(trial: Trial) -> None:
+    may_stop = trio.Event()
+
+    async def resists(lease: Lease) -> None:  # noqa: ARG001  # the seam gives it
+        with trio.move_on_after(3 * trial.patience, shield=True):
+            await may_stop.wait()
+
+    assert trial.lose is not None  # the promise needs it
+    try:
+        loser = await trial.begin(resists)
+        with trial.in_time("lose did not come back"):
+            await trial.lose(trial.locker, loser.lock_id)
+        heir = await _who_has_it_next(trial)
+    finally:
+        may_stop.set()  # nothing else ends it soon, with its shield
+    await loser.until_back()
+    if heir is None:
+        return
+    # Till its store has answered again, a locker cannot know that the lock is held.
+    await trial.expect_free_soon("after a loss", lock_id=-trial.lock_id)
+    when = "while somebody had the lock, after who had lost it before had stopped"
+    await trial.expect_busy(when)
+    require(heir.lease.lost is False, f"{when}, the lease said {heir.lease.lost!r}")
+    await heir.end()
+
+
+async def _who_has_it_next(trial: Trial) -> Call | None:
+    """Have somebody else hold a lost lock, unless the locker keeps it from all until the lost work has stopped."""
+    tries_until = trio.current_time() + _TRIES_SECONDS
+    while True:
+        call = trial.start(locker=trial.rivals[-1])
+        if await call.begins():
+            return call
+        if trio.current_time() >= tries_until:
+            return None
+        await trio.sleep(0.05)
+
+
 LOSS_PROMISES: tuple[Promise, ...] = (
     cancels_fn,
     raises_lock_lost,
     recovers,
     raises_lock_lost_when_fn_resists,
     passes_what_fn_raises_during_a_loss,
+    leaves_the_next_holder_alone,
 )

@@ -96,11 +96,14 @@ class Call:
 
     async def until_begun(self) -> None:
         """Wait until ``fn`` runs; that the lock was not had breaks the promise."""
+        has_begun = await self.begins()
+        require(has_begun, f"asked for the lock {self.lock_id}, which was free, {self.told()}", cause=self.error)
+
+    async def begins(self) -> bool:
+        """Wait until ``fn`` runs, or the call is back without that; return whether it ran."""
         with self._trial.in_time(f"the call for the lock {self.lock_id} neither began fn nor came back"):
             await self._begun_or_back.wait()
-        require(
-            self.begun.is_set(), f"asked for the lock {self.lock_id}, which was free, {self.told()}", cause=self.error
-        )
+        return self.begun.is_set()
 
     async def end(self) -> None:
         """Let ``fn`` end and wait for a call that has to succeed."""

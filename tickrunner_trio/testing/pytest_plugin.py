@@ -16,6 +16,7 @@ for: the plugin is loaded in each run of pytest on a machine that has the librar
 from __future__ import annotations
 
 import os
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,8 +31,38 @@ if TYPE_CHECKING:
     from ._scripted import ScriptedLocker
     from ._timeline import Timeline
 
-#: What to show of a test that fails: heading and text, made when it has failed.
-_TO_SHOW = pytest.StashKey[list[tuple[str, "Callable[[], str]"]]]()
+#: Of one kind: the last example of a property test is the one that Hypothesis has shrunk.
+_SHOWN_AT_MOST = 3
+
+
+class _Shown:
+    """What to show of a test that fails: of each kind the last few, made into text when it has failed."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, deque[tuple[Callable[[], str], Callable[[], str]]]] = {}
+        self._counts = Counter[str]()
+
+    def add(self, kind: str, heading: Callable[[], str], text: Callable[[], str]) -> None:
+        self._counts[kind] += 1
+        self._last.setdefault(kind, deque(maxlen=_SHOWN_AT_MOST)).append((heading, text))
+
+    def sections(self) -> Iterator[tuple[str, str]]:
+        for kind, last in self._last.items():
+            if more := self._counts[kind] - len(last):
+                yield f"{kind}: the last {len(last)}", f"There were {more} more before them."
+            for heading, text in last:
+                yield _shown(heading), _shown(text)
+
+
+def _shown(text: Callable[[], str]) -> str:
+    """Values of the test's own are in it, and an error here would end the whole run of pytest."""
+    try:
+        return text()
+    except Exception as error:
+        return f"(cannot be shown: a {type(error).__name__} was raised)"
+
+
+_SHOWN = pytest.StashKey[_Shown]()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -39,12 +70,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Show what the fixtures have seen in the report of a test that fails."""
     report = yield
     if report.when == "call" and report.failed:
-        report.sections += [(heading, text()) for heading, text in _shown_of(item)]
+        report.sections += _shown_of(item).sections()
     return report
 
 
-def _shown_of(item: pytest.Item) -> list[tuple[str, Callable[[], str]]]:
-    return item.stash.setdefault(_TO_SHOW, [])
+def _shown_of(item: pytest.Item) -> _Shown:
+    return item.stash.setdefault(_SHOWN, _Shown())
 
 
 @pytest.fixture
@@ -61,7 +92,7 @@ def tickrunner_cluster(request: pytest.FixtureRequest) -> Callable[..., Cluster]
     class ShownCluster(Cluster):
         async def play(self, seconds: float) -> Timeline:
             timeline = await super().play(seconds)
-            shown.append((f"timeline of {self!r}", timeline.__str__))
+            shown.add("timelines", lambda: f"timeline of {self!r}", timeline.__str__)
             return timeline
 
     return ShownCluster
@@ -79,7 +110,11 @@ def tickrunner_scripted_locker(request: pytest.FixtureRequest) -> Callable[..., 
 
     def make(*arguments: Any, **options: Any) -> ScriptedLocker:
         locker = ScriptedLocker(*arguments, **options)
-        shown.append(("attempts on a ScriptedLocker", lambda: "\n".join(map(repr, locker.attempts))))
+        shown.add(
+            "scripted lockers",
+            lambda: "attempts on a ScriptedLocker",
+            lambda: "\n".join(_shown(attempt.__repr__) for attempt in locker.attempts),
+        )
         return locker
 
     return make
@@ -133,7 +168,7 @@ def tickrunner_postgres(_tickrunner_database: FreshDatabase) -> Iterator[str]:
 @pytest.fixture
 def tickrunner_telemetry() -> Iterator[MemoryTelemetry]:
     """Spans and metrics that stay in memory: ``Service(config, **tickrunner_telemetry.providers)``. Needs the SDK."""
-    from ._memory_telemetry import MemoryTelemetry
+    from . import MemoryTelemetry  # says what to install
 
     telemetry = MemoryTelemetry()
     yield telemetry
