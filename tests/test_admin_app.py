@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 import trio
-from admin_client import TOKEN, Answer, ask, events, exchange, request, running, served
+from admin_client import TOKEN, Answer, ask, events, exchange, parsed, request, running, served
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -447,6 +447,8 @@ async def test_the_policy_of_the_page_lets_nothing_run_but_its_own_script() -> N
     assert directives["style-src"].startswith("'sha256-")
     assert directives["connect-src"] == "'self'"
     assert directives["frame-ancestors"] == directives["base-uri"] == directives["form-action"] == "'none'"
+    assert directives["require-trusted-types-for"] == "'script'"
+    assert directives["trusted-types"] == "'none'"
     assert "unsafe" not in policy
     assert "*" not in policy
 
@@ -543,6 +545,9 @@ async def test_a_quiet_stream_still_says_that_it_lives(monkeypatch: pytest.Monke
             while received.count(b"event: clock") < 3:
                 received += await stream.receive_some()
     assert received.count(b"event: board") == 1
+    headers = parsed(received).headers
+    assert headers["content-type"] == "text/event-stream"
+    assert headers["x-accel-buffering"] == "no", "nginx would keep events back"
 
 
 async def test_a_reader_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,20 @@ async def test_while_the_database_is_away_the_holder_is_not_known_and_readers_ar
         assert (await ask(port, "GET", "/readyz", token=None)).status == 200
 
 
+async def test_a_busy_tick_asks_who_holds_the_lock_even_if_that_was_asked_just_now() -> None:
+    class Busy(Telling):
+        async def with_advisory_lock(self, lock_id: int, fn: object) -> bool:
+            await trio.lowlevel.checkpoint()
+            return False
+
+    locker = Busy()
+    async with running(Supervisor([a_service(locker)])) as port:
+        assert (await ask(port, "GET", "/api/services/sweep")).json["holder"] is None
+        locker.says = [holder("replica-3")]
+        forced = (await ask(port, "POST", "/api/services/sweep/tick")).json
+    assert (forced["outcome"], forced["holder"]["application_name"]) == ("busy", "replica-3")
+
+
 # -- How often, and for how long ---------------------------------------------------------------------------------------
 
 

@@ -90,6 +90,7 @@ def test_requests_of_the_own_page_and_of_no_page_are_of_the_same_origin(
         ("app://localhost:8080", None, "localhost:8080"),
         ("http://localhost:8080/", None, "localhost:8080/"),
         ("http://[", None, "["),
+        ("http://local host", None, "local host"),
         ("http://localhost:8080", None, None),
     ],
 )

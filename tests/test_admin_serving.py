@@ -218,6 +218,28 @@ async def test_a_client_that_does_not_close_is_closed(monkeypatch: pytest.Monkey
                 await trio.sleep(0.01)
 
 
+async def test_a_client_that_goes_on_sending_after_its_answer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_serving, "LINGER", math.inf)
+    async with served(Echo()) as port, connected(port, request("GET", "/")) as stream:
+        await rest_of(stream)
+        with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(b"x" * 1000)
+                await trio.sleep(0.001)
+
+
+async def test_a_refusal_that_is_not_taken_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_serving, "SEND_TIMEOUT", 0.05)
+
+    class Full:
+        async def send_all(self, data: bytes) -> None:
+            await trio.sleep_forever()
+
+    full: Any = Full()
+    with trio.fail_after(PATIENCE):
+        await _serving._Exchange(full, trio.move_on_after).refuse(400, "no")
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HTT", request("GET", "/")], ids=["idle", "slow", "lingering"])
 async def test_clients_that_only_wait_cannot_lock_others_out(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_serving, "MOST_CONNECTIONS", 8)
@@ -378,6 +400,38 @@ async def test_an_application_hears_that_its_client_left() -> None:
             pass
         with trio.fail_after(PATIENCE):
             await heard.wait()
+
+
+async def test_what_comes_after_the_request_does_not_end_the_answer() -> None:
+    async def listening(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["type"] == "http.request"
+        with trio.move_on_after(0.2) as waiting:
+            await receive()
+        await PlainTextResponse("is there" if waiting.cancelled_caught else "has left")(scope, receive, send)
+
+    async with served(listening) as port, connected(port, request("GET", "/") + b"\n") as stream:
+        await stream.send_all(b"\n")
+        assert parsed(await rest_of(stream)).body == b"is there"
+
+
+async def test_one_who_sends_much_after_the_request_is_taken_to_have_left() -> None:
+    left = trio.Event()
+
+    async def listening(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["type"] == "http.request"
+        assert (await receive())["type"] == "http.disconnect"
+        left.set()
+
+    async with served(listening) as port, connected(port, request("GET", "/")) as stream:
+        await stream.send_all(b"x" * 2 * _serving.LONGEST_HEAD)
+        with trio.fail_after(PATIENCE):
+            await left.wait()
+
+
+async def test_a_client_that_has_said_that_it_sends_no_more_gets_its_answer() -> None:
+    async with served(Echo()) as port, connected(port, request("GET", "/")) as stream:
+        await stream.send_eof()
+        assert parsed(await rest_of(stream)).body == b"hello"
 
 
 # -- All of it at once -------------------------------------------------------------------------------------------------

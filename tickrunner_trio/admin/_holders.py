@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import anyio
+import anyio.lowlevel
 import trio
 
 from ._crossing import NotRunningError, begun_in_trio, result_of
@@ -115,6 +116,7 @@ class LockWatch:
             waiting.append(answer.asking)
             patience_ends_at = max(patience_ends_at, answer.asked_at + PATIENCE)
         with anyio.move_on_after(max(0.0, patience_ends_at - time.monotonic())):
+            await anyio.lowlevel.checkpoint()
             for asking in waiting:
                 with contextlib.suppress(NotRunningError):
                     await result_of(asking)

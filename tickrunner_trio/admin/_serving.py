@@ -216,6 +216,7 @@ class _Exchange:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
         self._start: Message | None = None
         self._is_head = False
+        self._left = LONGEST_HEAD  #: Bytes after the request that are read and thrown away.
         self.is_deserted = False  #: Whether the application has been told that the client left.
         self.body: bytes | None = None  #: Of the request; None once the application has had it.
 
@@ -269,13 +270,18 @@ class _Exchange:
         }
 
     async def receive(self) -> Message:
-        """Give the application the body, then wait for the client to leave."""
+        """Give the application the body, then wait for the client to leave.
+
+        A half-close looks the same as leaving until something is sent. It ends what the application does until its
+        client leaves, such as a stream of events; any other answer reaches a client that half-closed.
+        """
         if self.body is not None:
             body, self.body = self.body, None
             return {"type": "http.request", "body": body, "more_body": False}
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             # What comes after the request is nobody's; from one who sends much of it, that is as good as leaving.
-            await self._stream.receive_some(1)
+            while self._left > 0 and (data := await self._stream.receive_some(LONGEST_HEAD)):
+                self._left -= len(data)
         self.is_deserted = True
         return {"type": "http.disconnect"}
 
@@ -326,11 +332,10 @@ class _Exchange:
 
     async def linger(self) -> None:
         """Let the client read the answer to its end and close first."""
-        left = LONGEST_HEAD
         with contextlib.suppress(trio.BrokenResourceError):
             await self._stream.send_eof()
-            while left > 0 and (data := await self._stream.receive_some(LONGEST_HEAD)):
-                left -= len(data)
+            while self._left > 0 and (data := await self._stream.receive_some(LONGEST_HEAD)):
+                self._left -= len(data)
 
     async def _send(self, event: h11.Event) -> None:
         data = self._http.send(event)
