@@ -24,7 +24,7 @@ from scripted import always, names, run_for, service, virtually
 
 from tickrunner_trio import Config, DatabaseUnavailableError, LockLostError, MemoryLocker, Outcome, Tick, request_id
 from tickrunner_trio import _asyncio_work as module
-from tickrunner_trio.bridges import asyncio_work
+from tickrunner_trio.bridges import asyncio_work, thread_work
 from tickrunner_trio.testing import Grant, ScriptedLocker
 from tickrunner_trio.testing._memory_telemetry import MemorySpans
 
@@ -801,6 +801,21 @@ async def test_it_goes_by_the_name_of_the_function(function: Callable[[Tick], Aw
 def test_what_is_no_async_function_is_refused_with_the_remedy(function: Any) -> None:
     with pytest.raises(TypeError, match=r"fn must be an async function .*, got .* to thread_work"):
         asyncio_work(function)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: asyncio_work(nothing),
+        lambda: thread_work(print),
+        lambda: functools.partial(asyncio_work(nothing)),
+        lambda: functools.partial(thread_work(print)),
+    ],
+)
+@pytest.mark.parametrize("bridge", [asyncio_work, thread_work])
+def test_what_is_work_already_is_refused_with_the_remedy(bridge: Any, work: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError, match=r"fn must .*, got .*<\w+_work of .*, which is work already: give it to Config"):
+        bridge(work())
 
 
 def test_a_loop_of_the_wrong_kind_is_refused_with_the_remedy() -> None:

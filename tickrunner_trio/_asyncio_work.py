@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from ._asyncio_tasks import captured, on_application, on_trio_asyncio, protect_from_interrupts
 from ._config import is_async_callable
-from ._foreign import Foreign
+from ._foreign import Foreign, refuse_work
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,7 +72,7 @@ def asyncio_work(
         An async function for ``Config(work=...)``.
 
     Raises:
-        TypeError: ``fn`` is no async function, or ``loop`` no loop.
+        TypeError: ``fn`` is no async function, or is work already, or ``loop`` no loop.
         RuntimeError: without ``loop``: this is Python 3.14 or newer, where trio-asyncio does not work.
         ModuleNotFoundError: without ``loop``: trio-asyncio is not installed.
 
@@ -90,6 +90,7 @@ def asyncio_work(
 
         Config(name="refill", interval=60, locker=locker, work=asyncio_work(refill))
     """
+    refuse_work(fn)
     if not is_async_callable(fn):
         raise TypeError(
             f"fn must be an async function of one argument, the Tick, got {fn!r}: "

@@ -27,7 +27,7 @@ import trio
 
 from ._audit import log_safely
 from ._config import is_async_callable, yields
-from ._foreign import Foreign, beside
+from ._foreign import Foreign, beside, refuse_work
 from ._telemetry._events import thread_stopped
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def thread_work(
         An async function for ``Config(work=...)``. One Trio run at a time may use it.
 
     Raises:
-        TypeError: ``fn`` is no plain function, or ``limiter`` no `trio.CapacityLimiter`.
+        TypeError: ``fn`` is no plain function, or is work already, or ``limiter`` no `trio.CapacityLimiter`.
 
     Cancellation handling: as above. Cancelled while it waits for the limiter, it starts no thread.
 
@@ -82,6 +82,7 @@ def thread_work(
 
         Config(name="compact", interval=300, locker=locker, work=thread_work(compact))
     """
+    refuse_work(fn)
     if is_async_callable(fn):
         raise TypeError(
             f"fn must be a plain function, got the async {fn!r}: "
