@@ -767,6 +767,43 @@ def test_a_database_client_of_asyncio_works_and_is_cancelled(tick_of: Any, dsn: 
     assert asked(dsn, asleep) == []  # psycopg cancels its statement when its task is cancelled
 
 
+EARLY_IMPORT = """
+import asyncio, sys, trio
+{imports}
+from tickrunner_trio import Config, MemoryLocker, Service
+from tickrunner_trio.bridges import asyncio_work
+
+async def connect():
+    async with await psycopg.AsyncConnection.connect(sys.argv[1]) as connection:
+        await connection.execute("SELECT 1")
+
+async def itself(tick):
+    await connect()
+
+async def in_tasks(tick):
+    await asyncio.gather(connect())
+
+async def main():
+    for work in (itself, in_tasks):
+        service = Service(Config(name="sweep", interval=60, locker=MemoryLocker(), work=asyncio_work(work)))
+        print("new:", (await service.tick()).error)
+        async with sys.modules["trio_asyncio"].open_loop():
+            print("open:", (await service.tick()).error)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("early", ["psycopg", "trio_asyncio"])
+def test_only_in_tasks_on_an_open_loop_it_matters_what_was_imported_first(early: str, dsn: str) -> None:
+    """As the docstring says, with the text of the error."""
+    imports = "import psycopg, trio_asyncio" if early == "psycopg" else "import trio_asyncio, psycopg"
+    arguments = [sys.executable, "-W", "ignore", "-c", EARLY_IMPORT.format(imports=imports), dsn]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    last = "no running event loop" if early == "psycopg" else "None"
+    assert done.stdout.splitlines() == ["new: None", "open: None", "new: None", f"open: {last}"]
+
+
 # What it takes, and what it needs.
 
 

@@ -54,6 +54,10 @@ def asyncio_work(
     tick, such as connection pools, need a loop that is open around ``service.run()``. Calling `asyncio_work` imports
     trio-asyncio, which patches asyncio for the whole process.
 
+    A library that was imported before trio-asyncio, such as psycopg, keeps to asyncio's own functions. It works on a
+    loop of the tick's own, and on an open one in the coroutine itself; but in tasks that this starts there, as
+    ``asyncio.gather`` does, it fails with ``RuntimeError: no running event loop``. Import trio-asyncio first of all.
+
     With ``loop``, it runs there, beside an application of asyncio's and on its clients; Trio is that application's
     guest or runs in another thread. It needs no trio-asyncio, and works on any Python. The loop has to run until the
     service has ended: work on a loop that has stopped never does.
