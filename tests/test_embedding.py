@@ -123,6 +123,23 @@ def test_a_signal_in_the_middle_of_a_tick_lets_it_finish(tmp_path: Path, dsn: st
     assert locks(dsn) == []
 
 
+@pytest.mark.parametrize("name", ["guest", "thread"])
+def test_an_application_of_asyncio_that_is_cancelled_again_and_again_lets_the_tick_finish(
+    tmp_path: Path, dsn: str, name: str
+) -> None:
+    application = "await stop.wait()  # the application"
+    cancelled = "; ".join(
+        ["await stop.wait()", *(f"loop.call_later({delay}, asyncio.current_task().cancel)" for delay in (0, 0.1, 0.2))]
+    )
+    with running(tmp_path, name, {CONNINFO: repr(dsn), application: cancelled}) as program:
+        program.wait_for("refilling")
+        program.signal(signal.SIGTERM)
+        assert program.end() == 0, program.lines
+    said = [line.rpartition(":")[2] for line in program.lines]
+    assert said.index("refilled") < said.index("tick succeeded")
+    assert locks(dsn) == []
+
+
 def test_the_web_application_answers_and_a_signal_lets_the_tick_finish(tmp_path: Path, dsn: str) -> None:
     port = free_port()
     with running(tmp_path, "web", {CONNINFO: repr(dsn), PORT: f":{port}"}) as program:
