@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -283,6 +284,54 @@ def test_a_cancellation_from_outside_comes_back_plain_from_an_application() -> N
         await asyncio.to_thread(trio.run, cancelled_plainly, work)
 
     as_application(application)
+
+
+def wait_for_unlocked(locker: ScriptedLocker, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while "unlocked" not in names(locker) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return "unlocked" in names(locker)
+
+
+@pytest.mark.parametrize(
+    ("tick_of", "is_left"),
+    [(on_a_new_loop, False), (on_an_open_loop, False), (on_the_loop_of_another_thread, True), (as_a_guest, True)],
+)
+def test_only_on_an_applications_loop_the_lock_does_not_wait_for_a_thread(tick_of: Any, is_left: bool) -> None:
+    """asyncio leaves the thread of a cancelled ``to_thread`` alone, trio-asyncio waits for it."""
+    locker = ScriptedLocker()
+    free: list[bool] = []
+
+    async def work(tick: Tick) -> None:
+        seconds = PATIENCE if is_left else 2 * LATER
+        await asyncio.to_thread(lambda: free.append(wait_for_unlocked(locker, seconds)))
+
+    assert tick_of(work, locker, tick_timeout=LATER).outcome is Outcome.TIMED_OUT
+    assert free == [is_left]
+
+
+@pytest.mark.parametrize(
+    ("tick_of", "is_left"),
+    [(on_a_new_loop, False), (on_an_open_loop, True), (on_the_loop_of_another_thread, True), (as_a_guest, True)],
+)
+def test_only_on_a_loop_of_its_own_the_lock_waits_for_what_is_shielded(tick_of: Any, is_left: bool) -> None:
+    locker = ScriptedLocker()
+    free: list[bool] = []
+
+    async def child() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:  # at the end of the loop
+            free.append("unlocked" in names(locker))
+
+    kept: list[Any] = []
+
+    async def work(tick: Tick) -> None:
+        kept.append(asyncio.create_task(child()))
+        await asyncio.shield(kept[0])
+
+    assert tick_of(work, locker, tick_timeout=LATER).outcome is Outcome.TIMED_OUT
+    assert free == [is_left]
 
 
 # A loop of the tick's own.

@@ -82,7 +82,9 @@ def asyncio_work(
 
     Cancellation handling: a timeout, a lost lock, a cancelled service are one ``CancelledError`` in the coroutine; if
     it catches that and goes on, none follows, as ever in asyncio. The lock is let go when the coroutine has stopped; on
-    a loop of the tick's own, when all its tasks have. Nothing bounds that: a clean-up that may hang needs an
+    a loop of the tick's own, when all its tasks have. **On a loop that others keep, what the coroutine does not wait
+    for goes on without the lock**: tasks that it leaves behind, what ``asyncio.shield`` guards, and, with ``loop``, the
+    thread of an ``asyncio.to_thread`` that is cancelled. Nothing bounds the wait: a clean-up that may hang needs an
     ``asyncio.timeout`` of its own, else it keeps the lock and the service until the process ends. Ctrl-C is a
     cancellation too, as the first one is under ``asyncio.run``: it does not interrupt a coroutine that blocks its loop.
 
