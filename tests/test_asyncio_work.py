@@ -298,7 +298,7 @@ def wait_for_unlocked(locker: ScriptedLocker, seconds: float) -> bool:
     [(on_a_new_loop, False), (on_an_open_loop, False), (on_the_loop_of_another_thread, True), (as_a_guest, True)],
 )
 def test_only_on_an_applications_loop_the_lock_does_not_wait_for_a_thread(tick_of: Any, is_left: bool) -> None:
-    """asyncio leaves the thread of a cancelled ``to_thread`` alone, trio-asyncio waits for it."""
+    """An asyncio loop leaves the thread of a cancelled ``to_thread`` alone, trio-asyncio waits for it."""
     locker = ScriptedLocker()
     free: list[bool] = []
 
@@ -536,6 +536,21 @@ def test_a_task_of_its_loop_is_a_coroutine_like_any_other() -> None:
         assert inspect.getcoroutinestate(inner) == inspect.CORO_CLOSED
 
     assert on_a_new_loop(work).outcome is Outcome.SUCCESS
+
+
+@on_each_loop
+def test_what_is_no_coroutine_becomes_no_task(tick_of: Any) -> None:
+    refused: list[str] = []
+
+    async def work(tick: Tick) -> None:
+        future: Any = asyncio.get_running_loop().create_future()
+        for each in (future, None):
+            with pytest.raises(TypeError, match="a coroutine was expected, got") as caught:
+                refused.append(repr(asyncio.create_task(each)))
+            refused.append(str(caught.value))
+
+    assert tick_of(work).outcome is Outcome.SUCCESS
+    assert len(refused) == 2
 
 
 def test_what_a_callback_raises_is_logged_and_the_work_goes_on(caplog: pytest.LogCaptureFixture) -> None:

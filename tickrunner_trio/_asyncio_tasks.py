@@ -246,6 +246,8 @@ def _task_without_exit(
     coroutine: Coroutine[Any, Any, Any],
     **more: Any,
 ) -> asyncio.Task[Any]:
+    if not asyncio.iscoroutine(coroutine):
+        raise TypeError(f"a coroutine was expected, got {coroutine!r}")  # as a task says, which takes the steps of it
     return asyncio.Task(_StepsWithoutExit(coroutine, loop, exits_with), loop=loop, **more)
 
 
