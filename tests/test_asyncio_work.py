@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from scripted import always, names, run_for, service, virtually
 
 from tickrunner_trio import Config, DatabaseUnavailableError, LockLostError, MemoryLocker, Outcome, Tick, request_id
 from tickrunner_trio import _asyncio_work as module
-from tickrunner_trio.bridges import asyncio_work
+from tickrunner_trio.bridges import asyncio_work, thread_work
 from tickrunner_trio.testing import Grant, ScriptedLocker
 from tickrunner_trio.testing._memory_telemetry import MemorySpans
 
@@ -285,6 +286,54 @@ def test_a_cancellation_from_outside_comes_back_plain_from_an_application() -> N
     as_application(application)
 
 
+def wait_for_unlocked(locker: ScriptedLocker, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while "unlocked" not in names(locker) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return "unlocked" in names(locker)
+
+
+@pytest.mark.parametrize(
+    ("tick_of", "is_left"),
+    [(on_a_new_loop, False), (on_an_open_loop, False), (on_the_loop_of_another_thread, True), (as_a_guest, True)],
+)
+def test_only_on_an_applications_loop_the_lock_does_not_wait_for_a_thread(tick_of: Any, is_left: bool) -> None:
+    """An asyncio loop leaves the thread of a cancelled ``to_thread`` alone, trio-asyncio waits for it."""
+    locker = ScriptedLocker()
+    free: list[bool] = []
+
+    async def work(tick: Tick) -> None:
+        seconds = PATIENCE if is_left else 2 * LATER
+        await asyncio.to_thread(lambda: free.append(wait_for_unlocked(locker, seconds)))
+
+    assert tick_of(work, locker, tick_timeout=LATER).outcome is Outcome.TIMED_OUT
+    assert free == [is_left]
+
+
+@pytest.mark.parametrize(
+    ("tick_of", "is_left"),
+    [(on_a_new_loop, False), (on_an_open_loop, True), (on_the_loop_of_another_thread, True), (as_a_guest, True)],
+)
+def test_only_on_a_loop_of_its_own_the_lock_waits_for_what_is_shielded(tick_of: Any, is_left: bool) -> None:
+    locker = ScriptedLocker()
+    free: list[bool] = []
+
+    async def child() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:  # at the end of the loop
+            free.append("unlocked" in names(locker))
+
+    kept: list[Any] = []
+
+    async def work(tick: Tick) -> None:
+        kept.append(asyncio.create_task(child()))
+        await asyncio.shield(kept[0])
+
+    assert tick_of(work, locker, tick_timeout=LATER).outcome is Outcome.TIMED_OUT
+    assert free == [is_left]
+
+
 # A loop of the tick's own.
 
 
@@ -487,6 +536,21 @@ def test_a_task_of_its_loop_is_a_coroutine_like_any_other() -> None:
         assert inspect.getcoroutinestate(inner) == inspect.CORO_CLOSED
 
     assert on_a_new_loop(work).outcome is Outcome.SUCCESS
+
+
+@on_each_loop
+def test_what_is_no_coroutine_becomes_no_task(tick_of: Any) -> None:
+    refused: list[str] = []
+
+    async def work(tick: Tick) -> None:
+        future: Any = asyncio.get_running_loop().create_future()
+        for each in (future, None):
+            with pytest.raises(TypeError, match="a coroutine was expected, got") as caught:
+                refused.append(repr(asyncio.create_task(each)))
+            refused.append(str(caught.value))
+
+    assert tick_of(work).outcome is Outcome.SUCCESS
+    assert len(refused) == 2
 
 
 def test_what_a_callback_raises_is_logged_and_the_work_goes_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -767,6 +831,43 @@ def test_a_database_client_of_asyncio_works_and_is_cancelled(tick_of: Any, dsn: 
     assert asked(dsn, asleep) == []  # psycopg cancels its statement when its task is cancelled
 
 
+EARLY_IMPORT = """
+import asyncio, sys, trio
+{imports}
+from tickrunner_trio import Config, MemoryLocker, Service
+from tickrunner_trio.bridges import asyncio_work
+
+async def connect():
+    async with await psycopg.AsyncConnection.connect(sys.argv[1]) as connection:
+        await connection.execute("SELECT 1")
+
+async def itself(tick):
+    await connect()
+
+async def in_tasks(tick):
+    await asyncio.gather(connect())
+
+async def main():
+    for work in (itself, in_tasks):
+        service = Service(Config(name="sweep", interval=60, locker=MemoryLocker(), work=asyncio_work(work)))
+        print("new:", (await service.tick()).error)
+        async with sys.modules["trio_asyncio"].open_loop():
+            print("open:", (await service.tick()).error)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("early", ["psycopg", "trio_asyncio"])
+def test_only_in_tasks_on_an_open_loop_it_matters_what_was_imported_first(early: str, dsn: str) -> None:
+    """As the docstring says, with the text of the error."""
+    imports = "import psycopg, trio_asyncio" if early == "psycopg" else "import trio_asyncio, psycopg"
+    arguments = [sys.executable, "-W", "ignore", "-c", EARLY_IMPORT.format(imports=imports), dsn]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    last = "no running event loop" if early == "psycopg" else "None"
+    assert done.stdout.splitlines() == ["new: None", "open: None", "new: None", f"open: {last}"]
+
+
 # What it takes, and what it needs.
 
 
@@ -801,6 +902,21 @@ async def test_it_goes_by_the_name_of_the_function(function: Callable[[Tick], Aw
 def test_what_is_no_async_function_is_refused_with_the_remedy(function: Any) -> None:
     with pytest.raises(TypeError, match=r"fn must be an async function .*, got .* to thread_work"):
         asyncio_work(function)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: asyncio_work(nothing),
+        lambda: thread_work(print),
+        lambda: functools.partial(asyncio_work(nothing)),
+        lambda: functools.partial(thread_work(print)),
+    ],
+)
+@pytest.mark.parametrize("bridge", [asyncio_work, thread_work])
+def test_what_is_work_already_is_refused_with_the_remedy(bridge: Any, work: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError, match=r"fn must .*, got .*<\w+_work of .*, which is work already: give it to Config"):
+        bridge(work())
 
 
 def test_a_loop_of_the_wrong_kind_is_refused_with_the_remedy() -> None:

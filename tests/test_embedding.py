@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +72,9 @@ class Program:
 
 
 @contextmanager
-def running(directory: Path, name: str, replaced: dict[str, str]) -> Iterator[Program]:
+def running(
+    directory: Path, name: str, replaced: dict[str, str], command: tuple[str, ...] | None = None
+) -> Iterator[Program]:
     source = PROGRAMS[name]
     for old, new in replaced.items():
         assert old in source
@@ -80,18 +82,25 @@ def running(directory: Path, name: str, replaced: dict[str, str]) -> Iterator[Pr
     path = directory / f"{name}.py"
     path.write_text(source, encoding="utf-8")
     popen = subprocess.Popen(
-        [sys.executable, *WARNINGS, "-c", AT_ONCE, str(path)],
+        [sys.executable, *WARNINGS, *(command or ("-c", AT_ONCE, str(path)))],
+        cwd=directory,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        start_new_session=True,  # for those that start others
     )
-    watchdog = threading.Timer(PATIENCE, popen.kill)
+
+    def kill() -> None:
+        with suppress(ProcessLookupError):  # all have ended
+            os.killpg(popen.pid, signal.SIGKILL)
+
+    watchdog = threading.Timer(PATIENCE, kill)
     watchdog.start()
     try:
         yield Program(popen)
     finally:
         watchdog.cancel()
-        popen.kill()
+        kill()
         popen.__exit__(None, None, None)
 
 
@@ -114,6 +123,23 @@ def test_a_signal_in_the_middle_of_a_tick_lets_it_finish(tmp_path: Path, dsn: st
     assert locks(dsn) == []
 
 
+@pytest.mark.parametrize("name", ["guest", "thread"])
+def test_an_application_of_asyncio_that_is_cancelled_again_and_again_lets_the_tick_finish(
+    tmp_path: Path, dsn: str, name: str
+) -> None:
+    application = "await stop.wait()  # the application"
+    cancelled = "; ".join(
+        ["await stop.wait()", *(f"loop.call_later({delay}, asyncio.current_task().cancel)" for delay in (0, 0.1, 0.2))]
+    )
+    with running(tmp_path, name, {CONNINFO: repr(dsn), application: cancelled}) as program:
+        program.wait_for("refilling")
+        program.signal(signal.SIGTERM)
+        assert program.end() == 0, program.lines
+    said = [line.rpartition(":")[2] for line in program.lines]
+    assert said.index("refilled") < said.index("tick succeeded")
+    assert locks(dsn) == []
+
+
 def test_the_web_application_answers_and_a_signal_lets_the_tick_finish(tmp_path: Path, dsn: str) -> None:
     port = free_port()
     with running(tmp_path, "web", {CONNINFO: repr(dsn), PORT: f":{port}"}) as program:
@@ -123,6 +149,23 @@ def test_the_web_application_answers_and_a_signal_lets_the_tick_finish(tmp_path:
         program.signal(signal.SIGTERM)
         assert program.end() == 0, program.lines
     assert any(line.endswith(":tick succeeded") for line in program.lines)
+    assert locks(dsn) == []
+
+
+def test_the_web_application_does_the_same_under_the_command_of_its_server(tmp_path: Path, dsn: str) -> None:
+    [arguments] = re.findall(r"`hypercorn (--[^`]*)`", PAGE)
+    port = free_port()
+    command = ("-m", "hypercorn", *arguments.replace(PORT, f":{port}").split())
+    replaced = {CONNINFO: repr(dsn), "interval=60": "interval=0.1"}
+    with running(tmp_path, "web", replaced, command) as program:
+        program.wait_for("sweeping", "Running on http")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=PATIENCE) as answer:
+            assert json.load(answer)["sweep"] in ("starting", "ok")
+        program.wait_for("sweeping")
+        program.signal(signal.SIGTERM)
+        assert program.end() == 0, program.lines
+    said = [line.rpartition(":")[2] for line in program.lines]
+    assert said.count("sweeping") == said.count("swept") == said.count("tick succeeded")
     assert locks(dsn) == []
 
 

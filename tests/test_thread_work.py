@@ -279,6 +279,24 @@ async def test_cancelled_before_it_begins_it_starts_no_thread_and_says_nothing(
     assert (await subject.tick()).outcome is Outcome.SUCCESS
 
 
+async def test_an_error_that_is_raised_again_and_again_bears_one_note_of_it() -> None:
+    error = OSError("in clean-up")
+    error.add_note("of the function's own")
+
+    def work(tick: Tick) -> None:
+        try:
+            ask_until_cancelled()
+        finally:
+            raise error
+
+    subject = service(thread_work(work), tick_timeout=SOON)
+    for _ in range(3):
+        assert (await subject.tick()).outcome is Outcome.TIMED_OUT
+    own, note = error.__notes__
+    assert own == "of the function's own"
+    assert note.startswith("the thread of the work stopped ")
+
+
 async def test_one_that_does_not_stop_is_a_warning_while_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", SOON)
     warned = threading.Event()
@@ -470,3 +488,23 @@ async def test_without_a_limiter_each_has_one_thread_of_its_own() -> None:
         for holder in holders:
             default.release_on_behalf_of(holder)
     assert seen == [1]
+
+
+async def test_without_a_limiter_ticks_of_two_services_that_share_it_take_turns() -> None:
+    go_on = threading.Event()
+    began: list[str] = []
+
+    def work(tick: Tick) -> None:
+        began.append(tick.service)
+        assert go_on.wait(PATIENCE)
+
+    work_of_both = thread_work(work)
+    limiter = work_of_both._limiter  # type: ignore[attr-defined]
+    async with trio.open_nursery() as nursery:
+        for name in ("one", "two"):
+            nursery.start_soon(service(work_of_both, name=name).tick)
+        await trio.testing.wait_all_tasks_blocked()
+        statistics = limiter.statistics()
+        go_on.set()
+    assert (statistics.borrowed_tokens, statistics.tasks_waiting) == (1, 1)
+    assert sorted(began) == ["one", "two"]

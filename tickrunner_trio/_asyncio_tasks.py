@@ -117,13 +117,13 @@ async def _end_of(loop: Any, task: asyncio.Task[BaseException | None]) -> BaseEx
             ended.set()
 
     async def wait() -> None:
-        try:
-            await ended.wait()
-        except BaseException:
+        interrupt = await outcome.acapture(ended.wait)
+        while not ended.is_set():  # again after a Ctrl-C, which no shield keeps off
             task.cancel()
             with trio.CancelScope(shield=True):
-                await ended.wait()
-            raise
+                last = await outcome.acapture(ended.wait)
+            interrupt = last if isinstance(last, outcome.Error) else interrupt
+        interrupt.unwrap()
 
     task.add_done_callback(lambda _: ended.set())
     interrupt = await beside(watch_the_loop, watch.cancel, wait)
@@ -246,6 +246,8 @@ def _task_without_exit(
     coroutine: Coroutine[Any, Any, Any],
     **more: Any,
 ) -> asyncio.Task[Any]:
+    if not asyncio.iscoroutine(coroutine):
+        raise TypeError(f"a coroutine was expected, got {coroutine!r}")  # as a task says, which takes the steps of it
     return asyncio.Task(_StepsWithoutExit(coroutine, loop, exits_with), loop=loop, **more)
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from ._asyncio_tasks import captured, on_application, on_trio_asyncio, protect_from_interrupts
 from ._config import is_async_callable
-from ._foreign import Foreign
+from ._foreign import Foreign, refuse_work
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,6 +54,10 @@ def asyncio_work(
     tick, such as connection pools, need a loop that is open around ``service.run()``. Calling `asyncio_work` imports
     trio-asyncio, which patches asyncio for the whole process.
 
+    A library that was imported before trio-asyncio, such as psycopg, keeps to asyncio's own functions. It works on a
+    loop of the tick's own, and on an open one in the coroutine itself; but in tasks that this starts there, as
+    ``asyncio.gather`` does, it fails with ``RuntimeError: no running event loop``. Import trio-asyncio first of all.
+
     With ``loop``, it runs there, beside an application of asyncio's and on its clients; Trio is that application's
     guest or runs in another thread. It needs no trio-asyncio, and works on any Python. The loop has to run until the
     service has ended: work on a loop that has stopped never does.
@@ -72,13 +76,15 @@ def asyncio_work(
         An async function for ``Config(work=...)``.
 
     Raises:
-        TypeError: ``fn`` is no async function, or ``loop`` no loop.
+        TypeError: ``fn`` is no async function, or is work already, or ``loop`` no loop.
         RuntimeError: without ``loop``: this is Python 3.14 or newer, where trio-asyncio does not work.
         ModuleNotFoundError: without ``loop``: trio-asyncio is not installed.
 
     Cancellation handling: a timeout, a lost lock, a cancelled service are one ``CancelledError`` in the coroutine; if
     it catches that and goes on, none follows, as ever in asyncio. The lock is let go when the coroutine has stopped; on
-    a loop of the tick's own, when all its tasks have. Nothing bounds that: a clean-up that may hang needs an
+    a loop of the tick's own, when all its tasks have. **On a loop that others keep, what the coroutine does not wait
+    for goes on without the lock**: tasks that it leaves behind, what ``asyncio.shield`` guards, and, with ``loop``, the
+    thread of an ``asyncio.to_thread`` that is cancelled. Nothing bounds the wait: a clean-up that may hang needs an
     ``asyncio.timeout`` of its own, else it keeps the lock and the service until the process ends. Ctrl-C is a
     cancellation too, as the first one is under ``asyncio.run``: it does not interrupt a coroutine that blocks its loop.
 
@@ -90,6 +96,7 @@ def asyncio_work(
 
         Config(name="refill", interval=60, locker=locker, work=asyncio_work(refill))
     """
+    refuse_work(fn)
     if not is_async_callable(fn):
         raise TypeError(
             f"fn must be an async function of one argument, the Tick, got {fn!r}: "

@@ -25,9 +25,7 @@ class Foreign(Generic[_Function]):
     def __init__(self, bridge: str, function: _Function) -> None:
         self._bridge = bridge
         self._function = function
-        named: object = function
-        while isinstance(named, partial):
-            named = named.func
+        named = _called_by(function)
         if not hasattr(named, "__qualname__"):
             named = type(named).__call__
         self.__module__ = str(getattr(named, "__module__", ""))
@@ -36,6 +34,18 @@ class Foreign(Generic[_Function]):
 
     def __repr__(self) -> str:
         return f"<{self._bridge} of {self.__module__}.{self.__qualname__}>"
+
+
+def refuse_work(function: object) -> None:
+    """Raise for what a bridge has made: through another it would await the wrong library, in the middle of a run."""
+    if isinstance(_called_by(function), Foreign):
+        raise TypeError(f"fn must be a function, got {function!r}, which is work already: give it to Config as it is")
+
+
+def _called_by(function: object) -> object:
+    while isinstance(function, partial):
+        function = function.func
+    return function
 
 
 @trio.lowlevel.enable_ki_protection

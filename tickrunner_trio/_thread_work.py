@@ -27,13 +27,16 @@ import trio
 
 from ._audit import log_safely
 from ._config import is_async_callable, yields
-from ._foreign import Foreign, beside
+from ._foreign import Foreign, beside, refuse_work
 from ._telemetry._events import thread_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ._outcome import Tick
+
+#: What the note on an error begins with.
+_STOPPED = "the thread of the work stopped"
 
 #: Seconds from the cancellation after which a thread that has not stopped is worth a warning.
 PATIENCE = 1.0
@@ -69,7 +72,7 @@ def thread_work(
         An async function for ``Config(work=...)``. One Trio run at a time may use it.
 
     Raises:
-        TypeError: ``fn`` is no plain function, or ``limiter`` no `trio.CapacityLimiter`.
+        TypeError: ``fn`` is no plain function, or is work already, or ``limiter`` no `trio.CapacityLimiter`.
 
     Cancellation handling: as above. Cancelled while it waits for the limiter, it starts no thread.
 
@@ -82,6 +85,7 @@ def thread_work(
 
         Config(name="compact", interval=300, locker=locker, work=thread_work(compact))
     """
+    refuse_work(fn)
     if is_async_callable(fn):
         raise TypeError(
             f"fn must be a plain function, got the async {fn!r}: "
@@ -132,7 +136,7 @@ class _Vigil:
             self._cancelled_at = trio.current_time()
             with trio.move_on_after(PATIENCE, shield=True):
                 await self._thread_has_stopped.wait()
-            if self.thread_has_begun and not self._thread_has_stopped.is_set():
+            if not self._thread_has_stopped.is_set():
                 self._warn()
 
     def end(self) -> None:
@@ -144,11 +148,11 @@ class _Vigil:
         seconds = trio.current_time() - self._cancelled_at
         if seconds < 0 or not self.thread_has_begun:
             return
-        said = "the thread of the work stopped %.3f s after its cancellation"
+        said = f"{_STOPPED} %.3f s after its cancellation"
         log_safely(self._tick.log, logging.INFO, said, seconds, extra={"stopped_after": seconds})
         thread_stopped(seconds)
         if isinstance(result, outcome.Error):
-            result.error.add_note(said % seconds)
+            _note_once(result.error, said % seconds)
 
     def _warn(self) -> None:
         log_safely(
@@ -158,3 +162,10 @@ class _Vigil:
             "let the function call trio.from_thread.check_cancelled() more often",
             PATIENCE,
         )
+
+
+def _note_once(error: BaseException, note: str) -> None:
+    """Add the note in the place of an earlier tick's: a function may raise the same object again and again."""
+    notes = getattr(error, "__notes__", [])
+    notes[:] = [each for each in notes if not str(each).startswith(_STOPPED)]
+    error.add_note(note)
