@@ -168,6 +168,24 @@ def test_services_can_be_named() -> None:
         judged.assert_never_overlapping(services="sweep")
 
 
+@pytest.mark.parametrize("given", ["1", True, None])
+def test_what_is_no_number_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="within must be a number, got"):
+        steady().assert_never_overlapping(within=given)
+    with pytest.raises(TypeError, match="tolerance must be a number, got"):
+        steady().assert_once_per_interval(tolerance=given)
+    with pytest.raises(TypeError, match="seconds must be a number, got"):
+        steady().assert_recovers_within(given)
+
+
+def test_nothing_is_let_pass_for_less_than_no_time_and_no_service_is_no_choice() -> None:
+    for within in (-1, float("nan")):
+        with pytest.raises(ValueError, match="within must be 0 or more seconds"):
+            steady().assert_never_overlapping(within=within)
+    with pytest.raises(ValueError, match="got none: leave it out"):
+        steady().assert_never_overlapping(services=[])
+
+
 # -- Once per interval -------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from tickrunner_trio.lockers import _connection, _session_thread
 from tickrunner_trio.lockers._lock_book import LockBook
 from tickrunner_trio.lockers._timing import lease_timing
 from tickrunner_trio.testing import _lock_session
-from tickrunner_trio.testing._lock_server import Hold, LockServer
+from tickrunner_trio.testing._lock_server import Grant, Hold, LockServer
 from tickrunner_trio.testing._lock_session import LockSession, SessionState
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def test_the_server_frees_the_locks_of_a_frozen_holder_after_the_lease() -> None
     world.session.freeze(100.0)
     other = world.server.connect("r2")
     assert world.server.try_lock(other, LOCK, 114.9) is None
-    assert world.server.try_lock(other, LOCK, 115.0) == 2
+    assert world.server.try_lock(other, LOCK, 115.0) == Grant(2)
     assert world.holds == [Hold("r1", LOCK, 0.0, 115.0, kept=False)]
 
 
@@ -349,7 +349,7 @@ def test_epochs_count_up() -> None:
         backend = backends[at % 2]
         epochs.append(server.try_lock(backend, LOCK, at))
         server.unlock(backend, LOCK, at)
-    assert epochs == [1, 2, 3, 4, 5, 6]
+    assert epochs == [Grant(number) for number in range(1, 7)]
 
 
 @given(
@@ -458,12 +458,13 @@ class AnyFaults(RuleBasedStateMachine):
         assert session.reserve(work)
         session.ask(self.now)
         assert session.backend is not None
-        epoch = self.server.try_lock(session.backend, LOCK, self.now)
-        if epoch is None:
+        grant = self.server.try_lock(session.backend, LOCK, self.now)
+        if grant is None:
             session.stopped(work)
             return
-        assert epoch > self.epoch, "epochs count up"
-        self.epoch = epoch
+        assert grant.epoch is not None
+        assert grant.epoch > self.epoch, "epochs count up"
+        self.epoch = grant.epoch
         for other in self.replicas:
             if other is not replica and other.work is not None:
                 assert other.excused, "a rival's work still ran when the lock was granted"
