@@ -445,6 +445,47 @@ def test_a_fault_that_lasts_less_than_the_clock_can_tell_is_over_at_once() -> No
     assert len(virtually(main).runs) == 5
 
 
+def test_a_restart_is_a_disturbance_and_a_forced_run_is_told_from_others() -> None:
+    def services(locker: AdvisoryLocker) -> list[Service]:
+        [swept] = sweeping(at_once, cadence="replica")(locker)
+
+        async def force(tick: Tick) -> None:
+            await swept.tick()
+
+        return [swept, *sweeping(force, name="forcing", interval=200)(locker)]
+
+    timeline = Cluster(services, replicas=1).run(600)
+    forcing = {run.started_at for run in timeline.runs if run.service == "forcing"}
+    assert {run.started_at for run in timeline.runs if run.forced} == forcing
+    assert {facts.name: facts.cadence for facts in timeline.services} == {"sweep": "replica", "forcing": "cluster"}
+
+
+def test_at_the_thaw_a_task_finds_its_lock_lost_in_its_first_step() -> None:
+    found: list[bool] = []
+
+    def services(locker: AdvisoryLocker) -> list[Service]:
+        async def startup(tick: Tick) -> None:
+            async def work(lease: Lease) -> None:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep_until(110)
+                    found.append(lease.lost)
+
+            await locker.with_advisory_lock(5, work)
+
+        return sweeping(at_once, startup=startup)(locker)
+
+    Cluster(services, replicas=1, faults=[Freeze("r1", at=100, seconds=30)]).run(200)
+    assert found[0]
+
+
+def test_a_session_is_brought_up_to_date_before_a_fault_hits_it() -> None:
+    # Lost behind a cut, and ready again before it is dropped at the moment that is due for both.
+    faults = [Partition("r1", at=100, seconds=9), DropSession("r1", at=200), Freeze("r1", at=200, seconds=40)]
+    timeline = play(at_once, *faults, seconds=600)
+    assert {skip.outcome for skip in timeline.skips} <= {Outcome.UNAVAILABLE}
+    assert timeline.runs[-1].started_at > 500
+
+
 def test_faults_of_one_that_is_gone_do_nothing() -> None:
     faults = [
         *(Kill("r1", at=40), Kill("r1", at=50), Drain("r1", at=60), DropSession("r1", at=70)),

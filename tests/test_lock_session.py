@@ -203,6 +203,45 @@ def test_a_beat_that_the_network_delivers_while_its_sender_is_frozen_counts_for_
     assert world.freed_at == 120
 
 
+def test_what_was_not_yet_sent_is_not_delivered_when_the_way_is_back() -> None:
+    world = World()
+    world.hold()
+    world.go_on_to(100)
+    world.session.cut(100.0)
+    world.session.freeze(101.0)  # before the beat
+    world.session.mend(105.0)
+    world.server.end_the_silent(116.0)
+    assert world.freed_at == 115
+
+
+def test_a_beat_that_was_due_while_it_was_frozen_is_sent_at_the_thaw_and_waited_for() -> None:
+    world = World()
+    world.hold()
+    world.go_on_to(100)
+    world.session.cut(100.0)
+    world.session.freeze(101.0)
+    world.session.thaw(104.5)
+    assert world.session.next_at() == 109.5
+    world.session.freeze(104.6)
+    world.session.mend(105.0)
+    assert world.server.held(105.0) != []
+    world.server.end_the_silent(119.9)
+    assert world.freed_at is None  # the statement of 104.5 arrived at 105
+    world.server.end_the_silent(120.0)
+    assert world.freed_at == 120
+
+
+def test_a_backend_that_has_ended_is_not_listened_for_any_more() -> None:
+    world = World()
+    world.session.cut(1.0)
+    backend = world.session.backend
+    assert backend is not None
+    world.server.end(backend, 2.0)
+    assert backend.silent_since == float("inf")
+    world.server.end_the_silent(100.0)
+    assert world.holds == []
+
+
 def test_after_a_thaw_nothing_has_happened_in_the_past() -> None:
     world = World()
     world.hold()
