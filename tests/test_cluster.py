@@ -13,7 +13,7 @@ import trio
 from scripted import virtually
 from trio.testing import MockClock
 
-from tickrunner_trio import Config, DatabaseUnavailableError, LockLostError, Outcome, Service, Tick
+from tickrunner_trio import Config, DatabaseUnavailableError, LockLostError, MemoryLocker, Outcome, Service, Tick
 from tickrunner_trio.testing import (
     ClockOffset,
     Cluster,
@@ -75,7 +75,7 @@ def test_hours_pass_and_one_of_three_replicas_runs_in_each_interval() -> None:
     assert len(timeline.runs) == 600
     assert {run.stopped_at - run.started_at for run in timeline.runs} == {5}
     assert {run.outcome for run in timeline.runs} == {Outcome.SUCCESS}
-    assert [run.epoch for run in timeline.runs] == list(range(1, 601))
+    assert {run.epoch for run in timeline.runs} == {None}
     assert {skip.outcome for skip in timeline.skips} == {Outcome.BUSY}
     assert {(round(hold.freed_at - hold.granted_at, 6), hold.kept) for hold in timeline.holds[:-1]} == {(54, True)}
     assert (timeline.holds[-1].freed_at, timeline.holds[-1].kept) == (36_000, True)
@@ -445,6 +445,47 @@ def test_a_fault_that_lasts_less_than_the_clock_can_tell_is_over_at_once() -> No
     assert len(virtually(main).runs) == 5
 
 
+def test_a_restart_is_a_disturbance_and_a_forced_run_is_told_from_others() -> None:
+    def services(locker: AdvisoryLocker) -> list[Service]:
+        [swept] = sweeping(at_once, cadence="replica")(locker)
+
+        async def force(tick: Tick) -> None:
+            await swept.tick()
+
+        return [swept, *sweeping(force, name="forcing", interval=200)(locker)]
+
+    timeline = Cluster(services, replicas=1).run(600)
+    forcing = {run.started_at for run in timeline.runs if run.service == "forcing"}
+    assert {run.started_at for run in timeline.runs if run.forced} == forcing
+    assert {facts.name: facts.cadence for facts in timeline.services} == {"sweep": "replica", "forcing": "cluster"}
+
+
+def test_at_the_thaw_a_task_finds_its_lock_lost_in_its_first_step() -> None:
+    found: list[bool] = []
+
+    def services(locker: AdvisoryLocker) -> list[Service]:
+        async def startup(tick: Tick) -> None:
+            async def work(lease: Lease) -> None:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep_until(110)
+                    found.append(lease.lost)
+
+            await locker.with_advisory_lock(5, work)
+
+        return sweeping(at_once, startup=startup)(locker)
+
+    Cluster(services, replicas=1, faults=[Freeze("r1", at=100, seconds=30)]).run(200)
+    assert found[0]
+
+
+def test_a_session_is_brought_up_to_date_before_a_fault_hits_it() -> None:
+    # Lost behind a cut, and ready again before it is dropped at the moment that is due for both.
+    faults = [Partition("r1", at=100, seconds=9), DropSession("r1", at=200), Freeze("r1", at=200, seconds=40)]
+    timeline = play(at_once, *faults, seconds=600)
+    assert {skip.outcome for skip in timeline.skips} <= {Outcome.UNAVAILABLE}
+    assert timeline.runs[-1].started_at > 500
+
+
 def test_faults_of_one_that_is_gone_do_nothing() -> None:
     faults = [
         *(Kill("r1", at=40), Kill("r1", at=50), Drain("r1", at=60), DropSession("r1", at=70)),
@@ -630,7 +671,7 @@ def test_it_plays_within_a_run_of_the_callers_own() -> None:
 
 def test_it_refuses_a_clock_that_is_real() -> None:
     async def main() -> None:
-        with pytest.raises(RuntimeError, match=r"in virtual time: use Cluster\.run, or"):
+        with pytest.raises(RuntimeError, match=r"in virtual time .*: use Cluster\.run, or"):
             await Cluster(sweeping(at_once)).play(10)
 
     trio.run(main)
@@ -723,6 +764,8 @@ def test_no_instrument_is_left_behind() -> None:
         ({"replicas": True}, TypeError, "replicas must be an int"),
         ({"seed": "x"}, TypeError, "seed must be an int"),
         ({"lease": 1}, ValueError, "lease must be from 2"),
+        ({"epochs": 1}, TypeError, "epochs must be True or False"),
+        ({"drain_timeout": -1}, ValueError, "drain_timeout must be 0 or more"),
         ({"faults": 5}, TypeError, "faults must be an iterable"),
         ({"faults": ["Kill"]}, TypeError, "faults must be faults, got 'Kill'"),
         ({"faults": [Kill]}, TypeError, "faults must be faults, got <class"),
@@ -754,6 +797,68 @@ def test_it_refuses_what_is_no_time(seconds: Any, error: type[Exception]) -> Non
 def test_services_must_give_services() -> None:
     with pytest.raises(TypeError, match=r"services must give Service objects, got 5: use Service\(Config"):
         Cluster(lambda locker: [5]).run(10)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "given", [None, 5, Service(Config(name="sweep", interval=60, locker=MemoryLocker(), work=at_once))]
+)
+def test_services_must_be_several(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"services must return an iterable of Service, got .*: return \[Service"):
+        Cluster(lambda locker: given).run(10)
+
+
+def test_a_service_belongs_to_one_process() -> None:
+    shared = Service(Config(name="sweep", interval=60, locker=MemoryLocker(), work=at_once))
+    with pytest.raises(TypeError, match=r"must make new Service objects at each call, .* make it within the function"):
+        Cluster(lambda locker: [shared], replicas=2).run(10)
+
+
+def test_services_of_one_name_are_alike() -> None:
+    intervals = iter([60, 60, 30])
+    with pytest.raises(ValueError, match=r"must be the same in all processes, got .*interval=30.* in r3"):
+        Cluster(lambda locker: sweeping(at_once, interval=next(intervals))(locker), replicas=3).run(10)
+
+
+def test_services_that_never_ask_the_locker_of_the_cluster_are_not_judged() -> None:
+    timeline = play(at_once, locker=MemoryLocker(), replicas=2)
+    verdicts: list[Callable[[], None]] = [
+        timeline.assert_never_overlapping,
+        timeline.assert_once_per_interval,
+        lambda: timeline.assert_recovers_within(100),
+    ]
+    for verdict in verdicts:
+        with pytest.raises(AssertionError, match="sweep ran under no lock of the cluster; make it with the locker"):
+            verdict()
+    with pytest.raises(AssertionError, match="there was no service in any process"):
+        Cluster(lambda locker: []).run(10).assert_never_overlapping()
+
+
+def test_a_fault_after_the_end_is_a_mistake() -> None:
+    with pytest.raises(
+        ValueError, match=r"must begin before the end, got Kill\('r1', at=300\) and an end at 300 seconds"
+    ):
+        play(at_once, Kill("r1", at=300), seconds=300)
+
+
+def test_it_refuses_a_clock_that_stands_still() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"goes on by itself, .*autojump_threshold=0"):
+            await Cluster(sweeping(at_once)).play(10)
+
+    trio.run(main, clock=MockClock())
+
+
+def test_epochs_are_there_for_those_who_ask_for_them() -> None:
+    timeline = Cluster(sweeping(at_once), epochs=True).run(600)
+    assert [run.epoch for run in timeline.runs] == list(range(1, len(timeline.runs) + 1))
+
+
+def test_work_in_flight_is_given_the_time_that_the_drain_has() -> None:
+    for drain_timeout in (5.0, 50.0):
+        timeline = Cluster(
+            sweeping(for_ever), replicas=1, faults=[Drain("r1", at=40)], drain_timeout=drain_timeout
+        ).run(200)
+        assert [run.stopped_at for run in timeline.runs] == [40 + drain_timeout]
 
 
 def test_it_prints_as_somebody_would_write_it() -> None:

@@ -15,7 +15,7 @@ from tickrunner_trio import _schedule as schedule
 from tickrunner_trio import _service as service
 from tickrunner_trio.lockers._timing import lease_timing
 from tickrunner_trio.testing import Cluster, DatabaseAway, Freeze, Kill, Partition, Start, _cluster
-from tickrunner_trio.testing._lock_server import LockServer
+from tickrunner_trio.testing._lock_server import Grant, LockServer
 from tickrunner_trio.testing._lock_session import LockSession
 from tickrunner_trio.testing._simulated_locker import SimulatedLease
 
@@ -92,8 +92,8 @@ def unlock_what_is_there(patch: pytest.MonkeyPatch) -> None:
 def two_are_granted_the_lock(patch: pytest.MonkeyPatch) -> None:
     grant = LockServer.try_lock
 
-    def try_lock(self: Any, backend: Any, lock_id: int, now: float) -> int | None:
-        return 1 if lock_id in self._holders and now > 300 else grant(self, backend, lock_id, now)
+    def try_lock(self: Any, backend: Any, lock_id: int, now: float) -> Grant | None:
+        return Grant(1) if lock_id in self._holders and now > 300 else grant(self, backend, lock_id, now)
 
     patch.setattr(LockServer, "try_lock", try_lock)
     unlock_what_is_there(patch)

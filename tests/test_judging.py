@@ -115,6 +115,28 @@ def test_one_that_is_cut_off_hears_of_the_end_of_its_session_afterwards() -> Non
     timeline(run("r1", 10, 26), run("r2", 21, 60), faults=faults).assert_never_overlapping(within=1)
 
 
+def test_of_two_faults_the_later_one_let_the_rival_in() -> None:
+    faults = [Freeze("r1", at=12, seconds=2), DropSession("r1", at=40)]
+    timeline(run("r1", 10, 41), run("r2", 40, 60), faults=faults).assert_never_overlapping(within=1)
+    faults = [DropSession("r1", at=12), Freeze("r1", at=20, seconds=20)]
+    timeline(run("r1", 10, 41), run("r2", 36, 60), faults=faults).assert_never_overlapping(within=1)
+
+
+def test_freezes_within_a_freeze_thaw_with_the_last_one() -> None:
+    faults = [Freeze("r1", at=12, seconds=40), Freeze("r1", at=20, seconds=5)]
+    timeline(run("r1", 10, 52), run("r2", 27, 52), faults=faults).assert_never_overlapping()
+
+
+def test_a_hold_binds_only_the_one_who_had_it() -> None:
+    lost = Hold("r2", 7, 5.0, 12.0, kept=False)
+    with pytest.raises(AssertionError, match="and again"):
+        timeline(run("r1", 10, 15), run("r2", 40, 45), holds=(lost,), seconds=100).assert_once_per_interval()
+
+
+def test_a_start_disturbs_too() -> None:
+    steady(without=[4], faults=[Start("r3", at=255)]).assert_once_per_interval()
+
+
 def test_one_that_is_cut_off_stops_by_itself_when_its_lease_is_over() -> None:
     def judged(until: float, drop: float, rival: float) -> Timeline:
         faults = [Partition("r1", at=100, seconds=300), DropSession("r1", at=drop)]
@@ -166,6 +188,24 @@ def test_services_can_be_named() -> None:
         judged.assert_never_overlapping(services=["swep"])
     with pytest.raises(TypeError, match=r"write \['sweep'\]"):
         judged.assert_never_overlapping(services="sweep")
+
+
+@pytest.mark.parametrize("given", ["1", True, None])
+def test_what_is_no_number_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="within must be a number, got"):
+        steady().assert_never_overlapping(within=given)
+    with pytest.raises(TypeError, match="tolerance must be a number, got"):
+        steady().assert_once_per_interval(tolerance=given)
+    with pytest.raises(TypeError, match="seconds must be a number, got"):
+        steady().assert_recovers_within(given)
+
+
+def test_nothing_is_let_pass_for_less_than_no_time_and_no_service_is_no_choice() -> None:
+    for within in (-1, float("nan")):
+        with pytest.raises(ValueError, match="within must be 0 or more seconds"):
+            steady().assert_never_overlapping(within=within)
+    with pytest.raises(ValueError, match="got none: leave it out"):
+        steady().assert_never_overlapping(services=[])
 
 
 # -- Once per interval -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tickrunner_trio.lockers import _connection, _session_thread
 from tickrunner_trio.lockers._lock_book import LockBook
 from tickrunner_trio.lockers._timing import lease_timing
 from tickrunner_trio.testing import _lock_session
-from tickrunner_trio.testing._lock_server import Hold, LockServer
+from tickrunner_trio.testing._lock_server import Grant, Hold, LockServer
 from tickrunner_trio.testing._lock_session import LockSession, SessionState
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def test_the_server_frees_the_locks_of_a_frozen_holder_after_the_lease() -> None
     world.session.freeze(100.0)
     other = world.server.connect("r2")
     assert world.server.try_lock(other, LOCK, 114.9) is None
-    assert world.server.try_lock(other, LOCK, 115.0) == 2
+    assert world.server.try_lock(other, LOCK, 115.0) == Grant(2)
     assert world.holds == [Hold("r1", LOCK, 0.0, 115.0, kept=False)]
 
 
@@ -201,6 +201,45 @@ def test_a_beat_that_the_network_delivers_while_its_sender_is_frozen_counts_for_
     world.session.mend(105.0)
     world.session.thaw(130.0)
     assert world.freed_at == 120
+
+
+def test_what_was_not_yet_sent_is_not_delivered_when_the_way_is_back() -> None:
+    world = World()
+    world.hold()
+    world.go_on_to(100)
+    world.session.cut(100.0)
+    world.session.freeze(101.0)  # before the beat
+    world.session.mend(105.0)
+    world.server.end_the_silent(116.0)
+    assert world.freed_at == 115
+
+
+def test_a_beat_that_was_due_while_it_was_frozen_is_sent_at_the_thaw_and_waited_for() -> None:
+    world = World()
+    world.hold()
+    world.go_on_to(100)
+    world.session.cut(100.0)
+    world.session.freeze(101.0)
+    world.session.thaw(104.5)
+    assert world.session.next_at() == 109.5
+    world.session.freeze(104.6)
+    world.session.mend(105.0)
+    assert world.server.held(105.0) != []
+    world.server.end_the_silent(119.9)
+    assert world.freed_at is None  # the statement of 104.5 arrived at 105
+    world.server.end_the_silent(120.0)
+    assert world.freed_at == 120
+
+
+def test_a_backend_that_has_ended_is_not_listened_for_any_more() -> None:
+    world = World()
+    world.session.cut(1.0)
+    backend = world.session.backend
+    assert backend is not None
+    world.server.end(backend, 2.0)
+    assert backend.silent_since == float("inf")
+    world.server.end_the_silent(100.0)
+    assert world.holds == []
 
 
 def test_after_a_thaw_nothing_has_happened_in_the_past() -> None:
@@ -349,7 +388,7 @@ def test_epochs_count_up() -> None:
         backend = backends[at % 2]
         epochs.append(server.try_lock(backend, LOCK, at))
         server.unlock(backend, LOCK, at)
-    assert epochs == [1, 2, 3, 4, 5, 6]
+    assert epochs == [Grant(number) for number in range(1, 7)]
 
 
 @given(
@@ -458,12 +497,13 @@ class AnyFaults(RuleBasedStateMachine):
         assert session.reserve(work)
         session.ask(self.now)
         assert session.backend is not None
-        epoch = self.server.try_lock(session.backend, LOCK, self.now)
-        if epoch is None:
+        grant = self.server.try_lock(session.backend, LOCK, self.now)
+        if grant is None:
             session.stopped(work)
             return
-        assert epoch > self.epoch, "epochs count up"
-        self.epoch = epoch
+        assert grant.epoch is not None
+        assert grant.epoch > self.epoch, "epochs count up"
+        self.epoch = grant.epoch
         for other in self.replicas:
             if other is not replica and other.work is not None:
                 assert other.excused, "a rival's work still ran when the lock was granted"

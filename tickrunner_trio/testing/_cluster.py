@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio.testing import MockClock
 
+from .._supervisor import Supervisor
 from ..lockers._timing import lease_timing
 from ._faults import AnyFault, Start, lifecycle, replica_of
 from ._play import Play
@@ -39,12 +40,18 @@ class Cluster:
         services: ``def services(locker) -> Iterable[Service]``. What it raises passes through `run` and `play`.
         replicas: how many, named r1, r2, ...; each is there from the beginning, unless its first `Kill`, `Drain` or
             `Start` is a `Start`.
-        faults: what goes wrong, and when. A fault that hits a replica which is not there does nothing.
+        faults: what goes wrong, and when. One that hits a process does nothing if there is none; what is done to the
+            machine, a `Freeze`, `Partition` or `ClockOffset`, meets also the process that starts there later.
         lease: seconds from 2 to 3,600, as of `PostgresLocker`.
         seed: decides all that is left open: jitter, holds and backoff, where between two beats of the session a fault
             falls, and the order of faults at the same moment; those of one replica keep theirs. The order in which Trio
             runs tasks that are ready at the same moment is Trio's own; under Hypothesis, with pytest-trio installed,
             that is fixed too.
+        epochs: whether leases have epochs, which count up over all locks; a `PostgresLocker` gives none.
+        drain_timeout: seconds that work in flight is given at a `Drain`, as of `tickrunner_trio.Supervisor`.
+
+    `run` and `play` raise `TypeError` if what ``services`` returns is no iterable of `Service` objects, or has one that
+    another process has already, and `ValueError` if services of one name differ in interval, cadence or lock.
 
     Raises:
         TypeError: ``services`` is not a plain function, or one of the others is of the wrong kind.
@@ -52,8 +59,9 @@ class Cluster:
             of its bounds.
 
     What is not simulated: threads (virtual time does not wait for them; a play that ends while work waits for one
-    raises), tasks that `trio.lowlevel.spawn_system_task`
-    makes, which belong to no replica, and the time that code takes. Clocks on the walls begin at 2000-01-01 00:00 UTC.
+    raises), tasks that `trio.lowlevel.spawn_system_task` makes, which belong to no replica, and the time that code
+    takes. Clocks on the walls begin at 2000-01-01 00:00 UTC, as the library tells them (``Tick.started_at``);
+    ``datetime.now()`` and ``time.time()`` in the work are the real clock, and no `ClockOffset` reaches them.
 
     ::
 
@@ -72,6 +80,8 @@ class Cluster:
         faults: Iterable[Fault] = (),
         lease: float = 15.0,
         seed: int = 0,
+        epochs: bool = False,
+        drain_timeout: float = 30.0,
     ) -> None:
         if inspect.iscoroutinefunction(services) or not callable(services):
             raise TypeError(f"services must be a plain function of a locker, got {services!r}: write one with 'def'")
@@ -86,6 +96,11 @@ class Cluster:
         self._timing = lease_timing(lease)
         self._faults = _checked_faults(faults, self._replicas)
         self._seed = seed
+        if not isinstance(epochs, bool):
+            raise TypeError(f"epochs must be True or False, got {epochs!r}: True for leases that have them")
+        Supervisor((), drain_timeout=drain_timeout)  # checks it
+        self._epochs = epochs
+        self._drain_timeout = drain_timeout
 
     def __repr__(self) -> str:
         faults = f", faults={list(self._faults)!r}" if self._faults else ""
@@ -99,11 +114,11 @@ class Cluster:
 
         Raises:
             TypeError: ``seconds`` is no number.
-            ValueError: it is not above 0, or not finite.
+            ValueError: it is not above 0, not finite, or a fault begins only then or later.
             RuntimeError: called within a Trio run: await `play` there; or some work waits for a thread at the end.
             BaseException: what ``services`` raised, or what ended a `tickrunner_trio.Supervisor`, as it is.
         """
-        _check_seconds(seconds)
+        self._check_end(seconds)
         if _is_within_a_run():
             raise RuntimeError("Cluster.run starts a Trio run of its own, and there is one here: await Cluster.play")
         return trio.run(self.play, seconds, clock=MockClock(autojump_threshold=0))
@@ -119,20 +134,40 @@ class Cluster:
             seconds: how much virtual time passes; above 0.
 
         Raises:
-            RuntimeError: the clock of the run is not a `trio.testing.MockClock`, or some work waits for a thread at
-                the end.
+            RuntimeError: the clock of the run is not a `trio.testing.MockClock` that goes on by itself, or some work
+                waits for a thread at the end.
             BaseException: as `run`.
 
         Cancellation handling: everything is thawed and cancelled, then the cancellation passes through.
         """
-        _check_seconds(seconds)
-        if not isinstance(trio.lowlevel.current_clock(), MockClock):
-            raise RuntimeError(  # noqa: TRY004 - the clock is no argument
-                "a Cluster is played in virtual time: use Cluster.run, or call play under "
+        self._check_end(seconds)
+        clock = trio.lowlevel.current_clock()
+        if not isinstance(clock, MockClock) or (clock.rate == 0 and clock.autojump_threshold == math.inf):
+            raise RuntimeError(
+                f"a Cluster is played in virtual time that goes on by itself, and the clock is {clock!r}: "
+                "use Cluster.run, or call play under "
                 "trio.run(..., clock=MockClock(autojump_threshold=0)), which is the autojump_clock of pytest-trio"
             )
         await trio.lowlevel.checkpoint()
-        return await Play(self._services, self._replicas, self._faults, self._timing, self._seed).run(seconds)
+        play = Play(
+            self._services,
+            self._replicas,
+            self._faults,
+            self._timing,
+            self._seed,
+            epochs=self._epochs,
+            drain_timeout=self._drain_timeout,
+        )
+        return await play.run(seconds)
+
+    def _check_end(self, seconds: float) -> None:
+        _check_seconds(seconds)
+        for fault in self._faults:
+            if fault.at >= seconds:
+                raise ValueError(
+                    f"faults must begin before the end, got {fault!r} and an end at {seconds:g} seconds: play for "
+                    "longer, or choose an earlier time, as fault_plans(until=...) does"
+                )
 
 
 def _checked_faults(faults: Iterable[Fault], replicas: tuple[str, ...]) -> tuple[AnyFault, ...]:

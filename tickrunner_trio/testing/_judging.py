@@ -51,17 +51,21 @@ class _Finding:
 
 
 def never_overlapping(timeline: Timeline, *, within: float, names: Iterable[str] | None) -> None:
+    _check_number("within", within)
+    if not within >= 0:
+        raise ValueError(f"within must be 0 or more seconds, got {within!r}: 0 lets nothing pass")
     rule = "no two runs of a service at the same time"
     findings: list[_Finding] = []
     for service in _judged(timeline, names):
         runs = _runs_of(timeline, service)
-        _demand_something(timeline, runs, rule, f"{service.name} never ran")
+        _demand_something(timeline, service, runs, rule)
         for first, second in _pairs(runs):
             findings += _overlap(timeline, first, second, within)
     _conclude(timeline, rule, findings)
 
 
 def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[str] | None) -> None:
+    _check_number("tolerance", tolerance)
     if not 0 <= tolerance <= 1:
         raise ValueError(
             f"tolerance must be a part of the interval from 0 to 1, got {tolerance!r}: 0.1 is the usual one"
@@ -77,7 +81,7 @@ def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[s
     findings: list[_Finding] = []
     for service in services:
         runs = [run for run in _runs_of(timeline, service) if not run.forced]
-        _demand_something(timeline, runs, rule, f"{service.name} never ran")
+        _demand_something(timeline, service, runs, rule)
         successes = [run for run in runs if run.outcome is Outcome.SUCCESS]
         for first, second in pairwise(successes):
             if _kept_hold(timeline, service, first, second):
@@ -88,6 +92,7 @@ def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[s
 
 
 def recovers_within(timeline: Timeline, *, seconds: float, names: Iterable[str] | None) -> None:
+    _check_number("seconds", seconds)
     if not 0 < seconds <= timeline.seconds:
         raise ValueError(
             f"seconds must be above 0 and at most the {timeline.seconds:g} of the timeline, got "
@@ -97,7 +102,7 @@ def recovers_within(timeline: Timeline, *, seconds: float, names: Iterable[str] 
     findings: list[_Finding] = []
     for service in _judged(timeline, names):
         runs = _runs_of(timeline, service)
-        _demand_something(timeline, runs, rule, f"{service.name} never ran")
+        _demand_something(timeline, service, runs, rule)
         moments = [*_moments(timeline, service), *_moments_after(timeline, service, runs)]
         for moment in moments:
             if moment.until - moment.at >= seconds - _ROUNDING:
@@ -108,13 +113,22 @@ def recovers_within(timeline: Timeline, *, seconds: float, names: Iterable[str] 
 # What all have in common.
 
 
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}: write one, such as 1")
+
+
 def _judged(timeline: Timeline, names: Iterable[str] | None) -> list[ServiceFacts]:
     known = {service.name: service for service in timeline.services}
     if names is None:
+        if not known:
+            _fail(timeline, "nothing to judge: there was no service in any process", 0.0, timeline.seconds)
         return list(known.values())
     if isinstance(names, str):
         raise TypeError(f"services must be an iterable of names, got {names!r}: write [{names!r}]")
     chosen = list(names)
+    if not chosen:
+        raise ValueError("services must be names of services, got none: leave it out to judge all")
     for name in chosen:
         if name not in known:
             raise ValueError(f"services must be names of services, got {name!r}: use some of {', '.join(known)}")
@@ -125,9 +139,17 @@ def _runs_of(timeline: Timeline, service: ServiceFacts) -> list[Run]:
     return sorted((run for run in timeline.runs if run.service == service.name), key=lambda run: run.started_at)
 
 
-def _demand_something(timeline: Timeline, judged: Sequence[object], rule: str, why_not: str) -> None:
-    if not judged:
-        _fail(timeline, f"nothing to judge ({rule}): {why_not}", 0.0, timeline.seconds)
+def _demand_something(timeline: Timeline, service: ServiceFacts, runs: Sequence[Run], rule: str) -> None:
+    if not runs:
+        _fail(timeline, f"nothing to judge ({rule}): {service.name} never ran", 0.0, timeline.seconds)
+    if service.name in timeline.unlocked:
+        _fail(
+            timeline,
+            f"nothing to judge ({rule}): {service.name} ran under no lock of the cluster; make it with the locker that "
+            "the function of services is given",
+            0.0,
+            timeline.seconds,
+        )
 
 
 def _conclude(timeline: Timeline, rule: str, findings: list[_Finding]) -> None:

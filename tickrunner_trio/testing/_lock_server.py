@@ -8,7 +8,7 @@ A backend is the server's end of one session. It frees its locks when it ends, a
 Invariants:
 
 1. A lock has at most one holder, and a backend that has ended holds none.
-2. Epochs count up over all locks.
+2. Epochs, if there are any, count up over all locks.
 """
 
 from __future__ import annotations
@@ -33,6 +33,13 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """A lock was granted."""
+
+    epoch: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """A lock as the server saw it: who had it, from when to when."""
 
@@ -49,15 +56,16 @@ class LockServer:
     Args:
         lease: after so many seconds without a word from its client a backend ends.
         freed: told of each lock that was held, when it is free again.
+        epochs: whether grants have epochs.
     """
 
-    def __init__(self, lease: float, freed: Callable[[Hold], object]) -> None:
+    def __init__(self, lease: float, freed: Callable[[Hold], object], *, epochs: bool = True) -> None:
         self._lease = lease
         self._freed = freed
         self._holders: dict[int, Backend] = {}
         self._silent: list[Backend] = []
         self._away = 0
-        self._epochs = itertools.count(1)
+        self._epochs = itertools.count(1) if epochs else itertools.repeat(None)
 
     @property
     def is_there(self) -> bool:
@@ -76,14 +84,14 @@ class LockServer:
             for lock_id, granted_at in backend.locks.items()
         ]
 
-    def try_lock(self, backend: Backend, lock_id: int, now: float) -> int | None:
-        """Grant the lock and return its epoch, or return None: another session has it."""
+    def try_lock(self, backend: Backend, lock_id: int, now: float) -> Grant | None:
+        """Grant the lock, or return None: another session has it."""
         self.end_the_silent(now)
         if lock_id in self._holders:
             return None
         self._holders[lock_id] = backend
         backend.locks[lock_id] = now
-        return next(self._epochs)
+        return Grant(next(self._epochs))
 
     def unlock(self, backend: Backend, lock_id: int, now: float) -> None:
         """Free a lock that the backend holds."""

@@ -145,8 +145,9 @@ class LockSession:
         """Do what was due by now."""
         self._server.end_the_silent(now)
         beat_at = self._answered_at + self._timing.beat
-        if self.state is SessionState.READY and self._cut and not self._frozen and beat_at <= now:
-            self._asked_at = min(self._asked_at, beat_at)
+        is_cut_off = self._cut and not self._frozen and self.state is SessionState.READY
+        if is_cut_off and self._asked_at == math.inf and beat_at <= now:
+            self._asked_at = beat_at
         while not self._frozen and not self._is_over:
             if self.state is SessionState.CLOSED and self._attempt_at <= now:
                 self._attempt(self._attempt_at)

@@ -82,14 +82,18 @@ class Play:
         faults: tuple[AnyFault, ...],
         timing: LeaseTiming,
         seed: int,
+        *,
+        epochs: bool,
+        drain_timeout: float,
     ) -> None:
         self._services = services
         self._faults = faults
         self._timing = timing
         self._seed = seed
+        self._drain_timeout = drain_timeout
         self._replicas = {name: _Replica(name) for name in replicas}
         self._record = Record(trio.current_time())
-        self._server = LockServer(timing.lease, self._record.freed)
+        self._server = LockServer(timing.lease, self._record.freed, epochs=epochs)
         self._changed = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery
 
@@ -224,6 +228,7 @@ class Play:
             timing=self._timing,
             poke=self._changed.unpark_all,
             wall_offset=lambda: replica.wall_offset,
+            drain_timeout=self._drain_timeout,
         )
         for _ in range(replica.frozen):
             process.ice.freeze()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from ._simulated_locker import SimulatedLocker
 from ._timeline import Run, ServiceFacts, Skip, Stay, Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
     from .._outcome import Outcome, Tick, TickReport
     from ..abc import AdvisoryLocker
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 #: When the clocks on the walls say that the simulation begins: 2000-01-01 00:00 UTC.
 BEGINNING = 946_684_800.0
+
+#: What marks the work of a service that was watched before.
+_WATCHED_BY = "_tickrunner_watched_by"
 
 
 class Record:
@@ -66,6 +70,8 @@ class Record:
         self, seconds: float, *, replicas: tuple[str, ...], faults: tuple[Fault, ...], lease: float
     ) -> Timeline:
         """Return all of it, in an order that depends on nothing but what is in it."""
+        locked = {hold.lock_id for hold in self._holds}
+        ran = {run.service for run in self.runs}
         return Timeline(
             seconds=seconds,
             replicas=replicas,
@@ -75,6 +81,7 @@ class Record:
             runs=tuple(sorted(self.runs, key=lambda run: (run.started_at, run.replica, run.service, run.number))),
             skips=tuple(sorted(self.skips, key=lambda skip: (skip.at, skip.replica, skip.service, skip.number))),
             holds=tuple(sorted(self._holds, key=lambda hold: (hold.granted_at, hold.replica, hold.lock_id))),
+            unlocked=tuple(sorted(name for name in ran if self.services[name].lock_id not in locked)),
             stays=tuple(sorted(self._stays, key=lambda stay: (stay.from_at, stay.replica, stay.service))),
         )
 
@@ -91,6 +98,7 @@ class Process:
         timing: of the lease.
         poke: called when something has changed that the director of the simulation waits for.
         wall_offset: by how many seconds the replica's clock on the wall is wrong.
+        drain_timeout: of the supervisor.
     """
 
     def __init__(
@@ -104,6 +112,7 @@ class Process:
         timing: LeaseTiming,
         poke: Callable[[], object],
         wall_offset: Callable[[], float],
+        drain_timeout: float,
     ) -> None:
         self.replica = replica
         self.ice = Ice()
@@ -113,6 +122,7 @@ class Process:
         self._record = record
         self._poke = poke
         self._wall_offset = wall_offset
+        self._drain_timeout = drain_timeout
         self._chances: dict[str, random.Random] = {}
         self._open: dict[tuple[str, int], tuple[Tick, float]] = {}  # the runs that go on
         self._stopped: dict[tuple[str, int], tuple[Tick, float, float]] = {}  # until they are judged, in the same step
@@ -138,7 +148,12 @@ class Process:
 
     def make_services(self) -> None:
         """Call the user's function, in these surroundings."""
-        self._supervisor = Supervisor([self._watched(service) for service in self._services(self._locker)])
+        services: object = self._services(self._locker)
+        if not isinstance(services, Iterable):
+            raise TypeError(f"services must return an iterable of Service, got {services!r}: return [Service(...)]")
+        self._supervisor = Supervisor(
+            [self._watched(service) for service in services], drain_timeout=self._drain_timeout
+        )
         self._drain_if_due()
 
     def belongs_to(self, record: Record) -> bool:
@@ -222,12 +237,17 @@ class Process:
             raise TypeError(f"services must give Service objects, got {service!r}: use Service(Config(...))")
         config = service.config
         startup = config.startup
+        if hasattr(config.work, _WATCHED_BY):
+            raise TypeError(
+                f"services must make new Service objects at each call, got one that another process has: {service!r}; "
+                "make it within the function, with the locker that it is given"
+            )
         # The object stays the user's own: a subclass, with providers of its own, perhaps known to others.
         service._config = replace(  # noqa: SLF001
             config, work=self._timed(config.work), startup=None if startup is None else self._timed(startup)
         )
         self._staying[service.name] = trio.current_time()
-        self._record.services[service.name] = ServiceFacts(
+        facts = ServiceFacts(
             name=service.name,
             interval=service.interval,
             lock_id=service.lock_id,
@@ -235,6 +255,12 @@ class Process:
             tick_timeout=config.tick_timeout,
             has_startup=startup is not None,
         )
+        known = self._record.services.setdefault(facts.name, facts)
+        if known != facts:
+            raise ValueError(
+                f"services must be the same in all processes, got {facts!r} in {self.replica}, and before that "
+                f"{known!r}: give the one that differs another name"
+            )
         return service
 
     def _timed(self, work: Callable[[Tick], Awaitable[None]]) -> Callable[[Tick], Awaitable[None]]:
@@ -249,6 +275,7 @@ class Process:
                 del self._open[key]
                 self._stopped[key] = tick, started_at, trio.current_time()
 
+        setattr(timed, _WATCHED_BY, self.replica)
         return timed
 
     def _write(

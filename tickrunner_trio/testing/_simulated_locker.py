@@ -85,9 +85,10 @@ class SimulatedLocker:
             return False
         try:
             await self._answer(backend)
-            lease.epoch = self._server.try_lock(backend, lock_id, self._clock())
-            if lease.epoch is None:
+            grant = self._server.try_lock(backend, lock_id, self._clock())
+            if grant is None:
                 return False
+            lease.epoch = grant.epoch
             lease.is_held = True
             try:
                 await _run_under(lease, session, fn)

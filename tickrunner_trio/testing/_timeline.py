@@ -69,8 +69,8 @@ class Timeline:
     """What happened in a simulated cluster, and judgement on it. ``print`` it to see it drawn.
 
     Each ``assert_...`` raises an `AssertionError` that names the rule, the service, the replicas and the times, and
-    draws that part of the timeline; also if a service never ran, since a test that judges nothing is
-    none. Each takes ``services``, the names of those to be judged; None: all.
+    draws that part of the timeline; also if a service never ran, or under no lock of the cluster, since a test that
+    judges nothing is none. Each takes ``services``, the names of those to be judged; None: all.
     """
 
     seconds: float  #: How long it was played; virtual.
@@ -81,6 +81,7 @@ class Timeline:
     runs: tuple[Run, ...] = ()  #: In order of their start.
     skips: tuple[Skip, ...] = ()  #: In order of time.
     holds: tuple[Hold, ...] = field(default=(), repr=False)  #: The locks as the server saw them, in order.
+    unlocked: tuple[str, ...] = field(default=(), repr=False)  #: Services that ran under no lock of the cluster.
     stays: tuple[Stay, ...] = field(
         default=(), repr=False
     )  #: In order; none: each replica that is up has all services.
