@@ -454,6 +454,19 @@ def test_a_reporter_may_be_mutable_if_its_snapshots_are_not() -> None:
     run(ReporterMachine)
 
 
+def test_a_ctrl_c_while_a_reporter_is_told_of_a_tick_is_no_broken_promise() -> None:
+    ctrl_c = KeyboardInterrupt()
+
+    class Interrupted(Fold):
+        def after(self, outcome: Outcome, *, at: datetime, error: BaseException | None = None) -> Any:
+            self.right(outcome, at, error)  # refuses a naive time
+            raise ctrl_c
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(machine_for(Interrupted))
+    assert caught.value is ctrl_c
+
+
 def raises(path: str) -> list[tuple[str, int]]:
     """Where promises are found broken; what is raised again is none of their business."""
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
