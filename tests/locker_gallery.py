@@ -365,6 +365,17 @@ class KeepsItsLocksToItself(HonestLocker):
         super().__init__(Store(epochs=store.epochs))
 
 
+@caught_by("While a lock is held, everybody else is told False, at once, and their fn does not run.", seen="it took 10")
+class TriesAgainForAWhile(HonestLocker):
+    """A retry of ten seconds is no waiting, it thinks."""
+
+    async def with_advisory_lock(self, lock_id: int, fn: Any) -> Any:
+        with trio.move_on_after(10):
+            while lock_id in self.store.held:  # noqa: ASYNC110  # as they do
+                await trio.sleep(1)
+        return await super().with_advisory_lock(lock_id, fn)
+
+
 @caught_by("Who was told False has taken nothing away from the holder.")
 class LetsGoWhatItWasNotGranted(HonestLocker):
     async def with_advisory_lock(self, lock_id: int, fn: Any) -> Any:
@@ -658,6 +669,22 @@ class RaisesAnErrorOfItsOwn(HonestLocker):
             await super().run(lease, fn)
         except Exception as error:
             raise RuntimeError(f"the work under the lock {lease.lock_id} failed") from error
+
+
+@caught_by(
+    "An Exception of fn comes out of the call as it is: the very object, in no group and in place of no other.",
+    seen="its __cause__ was None",
+)
+class ForgetsTheCause(HonestLocker):
+    """It unwraps its own group, and ``from None`` is meant for that."""
+
+    async def run(self, lease: StoreLease, fn: Any) -> None:
+        try:
+            await super().run(lease, fn)
+        except LockLostError:
+            raise
+        except Exception as error:
+            raise error from None
 
 
 @caught_by("An Exception of fn comes out of the call as it is: the very object, in no group and in place of no other.")

@@ -87,6 +87,10 @@ def test_a_scripted_locker_keeps_every_promise(make_locker: Callable[[], Scripte
     assert set(report.checked) == ALL
 
 
+def test_what_loses_a_lock_may_be_a_plain_function() -> None:
+    assert set(checked(ScriptedLocker, lose=ScriptedLocker.lose).checked) == ALL
+
+
 def test_a_loss_that_is_in_the_plan_keeps_the_promises_about_losses() -> None:
     async def wait_for_the_plan(locker: Any, lock_id: int) -> None:
         await trio.sleep(4)

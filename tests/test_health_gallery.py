@@ -314,6 +314,40 @@ class TheOutcomeIsNotedBeforeTheTimeIsLookedAt(Fold):
                 object.__setattr__(self, "last_outcome", None)
 
 
+@bug("Any outcome with any error is taken: Judged(Outcome.")
+class TheFirstArgumentIsTheText(Fold):
+    def after(self, outcome: Outcome, *, at: datetime, error: BaseException | None = None) -> Any:
+        after = self.right(outcome, at, error)
+        if outcome.result == "error" and isinstance(error, ValueError):
+            error.args[0]
+        return after
+
+
+@bug("Any outcome with any error is taken: Judged(Outcome.")
+class EveryErrorHasAText(Fold):
+    def after(self, outcome: Outcome, *, at: datetime, error: BaseException | None = None) -> Any:
+        after = self.right(outcome, at, error)
+        if outcome.result == "error":
+            str(error)
+        return after
+
+
+@bug("Any outcome with any error is taken: Judged(Outcome.")
+class NobodyPressesCtrlC(Fold):
+    def after(self, outcome: Outcome, *, at: datetime, error: BaseException | None = None) -> Any:
+        if outcome is Outcome.LOCKER_ERROR and not isinstance(error, Exception | None):
+            raise TypeError(f"no error: {error!r}")
+        return self.right(outcome, at, error)
+
+
+@bug("Any outcome with any error is taken: Judged(Outcome.")
+class PassesACtrlCOn(Fold):
+    def after(self, outcome: Outcome, *, at: datetime, error: BaseException | None = None) -> Any:
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        return self.right(outcome, at, error)
+
+
 class Reporter:
     """One that is mutable, and gives snapshots."""
 
@@ -420,9 +454,31 @@ def test_a_reporter_may_be_mutable_if_its_snapshots_are_not() -> None:
     run(ReporterMachine)
 
 
+def test_a_ctrl_c_while_a_reporter_is_told_of_a_tick_is_no_broken_promise() -> None:
+    ctrl_c = KeyboardInterrupt()
+
+    class Interrupted(Fold):
+        def after(self, outcome: Outcome, *, at: datetime, error: BaseException | None = None) -> Any:
+            self.right(outcome, at, error)  # refuses a naive time
+            raise ctrl_c
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(machine_for(Interrupted))
+    assert caught.value is ctrl_c
+
+
 def raises(path: str) -> list[tuple[str, int]]:
+    """Where promises are found broken; what is raised again is none of their business."""
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-    return [(path, node.lineno) for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    return [(path, node.lineno) for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc]
+
+
+def test_of_errors_that_a_reporter_stumbles_over_the_one_that_did_it_is_shown() -> None:
+    with pytest.raises(AssertionError) as failure:
+        run(machine_for(EveryErrorHasAText), phases=[Phase.generate, Phase.shrink])
+    steps = [line for note in failure.value.__notes__ for line in note.splitlines() if line.startswith("state.tick")]
+    at = "datetime.datetime(2000, 1, 1, 0, 0, tzinfo=datetime.timezone.utc)"
+    assert steps == [f"state.tick(judged=Judged(Outcome.FAILED, {at}, TextlessError()))"]
 
 
 def test_the_failure_shrinks_to_steps_that_a_person_would_write() -> None:

@@ -169,6 +169,12 @@ def test_what_nobody_asks_for_is_not_imported(suite: Suite) -> None:
     assert "1 passed" in suite.run(test)
 
 
+def test_a_run_that_leaves_the_plugin_out_imports_nothing_of_the_library(suite: Suite) -> None:
+    test = "import sys\n\ndef test_it(): assert 'tickrunner_trio' not in sys.modules\n"
+    assert "1 passed" in suite.run(test, "-p", "no:tickrunner_trio")
+    assert "1 failed" in suite.run(test)
+
+
 CLUSTER = """
 from tickrunner_trio import Config, Service
 from tickrunner_trio.testing import Kill

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import threading
 import time
@@ -67,6 +68,29 @@ def test_a_plan_may_be_one_for_each_lock_id() -> None:
         assert await answers(locker, 2, -1) == [DatabaseUnavailableError, OSError]
         assert await answers(locker, 2, 1) == [True, OSError]
         assert await answers(locker, 1, 2) == [OSError]
+
+    virtually(main)
+
+
+def test_a_plan_may_have_no_end() -> None:
+    locker = ScriptedLocker(itertools.cycle([Busy(), Grant()]))
+    assert repr(locker) == "<ScriptedLocker: 0 attempts, 0 held>"
+    assert virtually(answers, locker, 5) == [False, True, False, True, False]
+
+
+def test_a_plan_for_one_lock_id_may_have_no_end() -> None:
+    locker = ScriptedLocker({LOCK: itertools.cycle([Busy(), Grant()])}, otherwise=Unavailable())
+    assert virtually(answers, locker, 3) == [False, True, False]
+    assert virtually(answers, locker, 1, LOCK + 1) == [DatabaseUnavailableError]
+
+
+def test_what_is_no_step_is_told_by_the_attempt_that_draws_it_where_there_is_no_looking_ahead() -> None:
+    async def main() -> None:
+        locker = ScriptedLocker(iter([Busy(), "busy"]))  # type: ignore[list-item]
+        assert await answers(locker, 1) == [False]
+        with pytest.raises(TypeError, match=r"^plan\[1\] must be a Grant, Busy, Unavailable or Fails, got 'busy'"):
+            await locker.with_advisory_lock(LOCK, nothing)
+        assert len(locker.attempts) == 1
 
     virtually(main)
 

@@ -6,8 +6,8 @@
   what was asked of it (`LockAttempt`).
 * `check_advisory_locker`: holds a locker of anybody's to all that `AdvisoryLocker` promises.
 * `strategies`: values for Hypothesis, from names to whole plans of faults. A failing example prints as something that
-  a person would write, and what is printed evaluates: `Judged` is an entry of a history, `ScriptedWork`,
-  `ScriptedGate` and `ScriptedHook` are the callables of a `Config`.
+  a person would write, and what is printed evaluates: `Judged` is an entry of a history, `TextlessError` an
+  error without a text, `ScriptedWork`, `ScriptedGate` and `ScriptedHook` are the callables of a `Config`.
 * `HealthStateMachine`: holds a reporter of health, the library's or one's own, to the promises of `WorkerHealth`.
 * `MemoryTelemetry`: OpenTelemetry providers that keep what they get.
 
@@ -36,6 +36,7 @@ from ._faults import Partition as Partition
 from ._faults import Start as Start
 from ._health_promises import HealthView as HealthView
 from ._history import Judged as Judged
+from ._history import TextlessError as TextlessError
 from ._lock_server import Hold as Hold
 from ._scripted import LockAttempt as LockAttempt
 from ._scripted import ScriptedLocker as ScriptedLocker

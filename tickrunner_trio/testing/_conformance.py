@@ -20,7 +20,7 @@ from ._steps import checked_count, checked_duration
 from ._trial import Trial, UnkeptError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from ._promise import Promise
 
@@ -66,7 +66,7 @@ async def check_advisory_locker(
     make_locker: Callable[[], MadeLocker],
     *,
     shared: bool = False,
-    lose: Callable[[Any, int], Awaitable[object]] | None = None,
+    lose: Callable[[Any, int], object] | None = None,
     held_for: float = 1.0,
     at_once: int = 200,
     patience: float = 30.0,
@@ -87,8 +87,8 @@ async def check_advisory_locker(
             it and uses what that gives: ``lambda: PostgresLocker(dsn)``.
         shared: say True if the lockers that ``make_locker`` makes share one store, as those of several processes do;
             the promises are then held between two lockers too, not only within one.
-        lose: an async function ``lose(locker, lock_id)`` that takes a lock away from behind the locker's back, while
-            ``fn`` runs under it: ends its session, deletes its key. Without it nothing is said about losses.
+        lose: a function ``lose(locker, lock_id)``, async or not, that takes a lock away from behind the locker's back,
+            while ``fn`` runs under it: ends its session, deletes its key. Without it nothing is said about losses.
         held_for: for how many seconds a lock must be kept under long work; above 0. Choose more than the time after
             which the store lets go of what is not renewed; on a virtual clock an hour costs nothing.
         at_once: how many callers come at once, and how many locks are held at once; from 2. Choose fewer where the
@@ -131,7 +131,7 @@ async def check_advisory_locker(
         async with AsyncExitStack() as stack:
             locker = await _made(make_locker, stack)
             other = await _made(make_locker, stack) if shared else None
-            given = {"locker": locker, "other": other, "lock_id": lock_id, "lose": lose}
+            given = {"locker": locker, "other": other, "lock_id": lock_id, "take_away": lose}
             unkept = await _unkept(promise, **given, held_for=held_for, at_once=at_once, patience=patience)
         # Outside of the locker's context, which may have a nursery that would put it into a group.
         if unkept is not None:

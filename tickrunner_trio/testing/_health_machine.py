@@ -31,6 +31,8 @@ class HealthStateMachine(RuleBasedStateMachine):
       ``consecutive_failures`` > 0 and the last tick was no skip.
     * A success sets ``last_success``, which never moves back, an error ``last_failure``, each outcome ``last_tick`` and
       ``last_outcome``.
+    * Any outcome with any error is taken, also an error without arguments, one whose ``str`` raises, and a
+      `KeyboardInterrupt`.
     * Times are kept in UTC; a naive one is refused with a `ValueError` and changes nothing.
     * A snapshot is frozen, and never changes once somebody has it.
 
@@ -118,7 +120,13 @@ class HealthStateMachine(RuleBasedStateMachine):
     def tick(self, judged: Judged) -> None:
         """One more tick; before it, the same at a time of nobody knows which zone."""
         self._offer_a_naive_time(judged.outcome, judged.at.replace(tzinfo=None))
-        self.subject = self.after(self.subject, judged.outcome, at=judged.at, error=judged.error)
+        try:
+            self.subject = self.after(self.subject, judged.outcome, at=judged.at, error=judged.error)
+        except BaseException as raised:
+            if not isinstance(raised, Exception) and raised is not judged.error:  # a Ctrl-C of the user's
+                raise
+            shown = type(raised).__name__ if raised is judged.error else repr(raised)
+            raise AssertionError(f"Any outcome with any error is taken: {judged!r} raised {shown}") from raised
         self.history.append(judged)
         self._look()
 

@@ -1,4 +1,4 @@
-"""A history: what came of the ticks of one service, one after the other. Values only."""
+"""A history: what came of the ticks of one service, one after the other. Values only, and an error that is awkward."""
 
 from __future__ import annotations
 
@@ -30,3 +30,10 @@ class Judged:
     # Hypothesis asks for this, and would else write a field a line: a history fills the screen soon enough.
     def _repr_pretty_(self, printer: _Printer, cycle: bool) -> None:  # noqa: ARG002, FBT001 - IPython's protocol
         printer.text(repr(self))
+
+
+class TextlessError(Exception):
+    """An error whose text cannot be had: ``str`` of it raises, as of some that are made in a hurry."""
+
+    def __str__(self) -> str:
+        raise ValueError("the text of this error cannot be made")

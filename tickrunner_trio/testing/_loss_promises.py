@@ -27,10 +27,8 @@ async def _forever(lease: Lease) -> None:  # noqa: ARG001  # the seam gives it
 
 async def _lost(trial: Trial, work: Callable[[Lease], Awaitable[None]], *, lock_id: int | None = None) -> Call:
     """Have the lock of a call lost while its work runs, and wait until it is back."""
-    assert trial.lose is not None  # the promise needs it
     call = await trial.begin(work, lock_id=lock_id)
-    with trial.in_time("lose did not come back"):
-        await trial.lose(trial.locker, call.lock_id)
+    await trial.lose(call.lock_id)
     await call.until_back(patience=2 * trial.patience)  # by then its work has said that it waited for the loss in vain
     return call
 
@@ -122,11 +120,9 @@ async def leaves_the_next_holder_alone(trial: Trial) -> None:
         with trio.move_on_after(3 * trial.patience, shield=True):
             await may_stop.wait()
 
-    assert trial.lose is not None  # the promise needs it
     try:
         loser = await trial.begin(resists)
-        with trial.in_time("lose did not come back"):
-            await trial.lose(trial.locker, loser.lock_id)
+        await trial.lose(loser.lock_id)
         heir = await _who_has_it_next(trial)
     finally:
         may_stop.set()  # nothing else ends it soon, with its shield

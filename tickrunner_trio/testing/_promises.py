@@ -109,9 +109,15 @@ async def gives_a_lease(trial: Trial) -> None:
 
 @promise("While a lock is held, everybody else is told False, at once, and their fn does not run.")
 async def tells_others_false(trial: Trial) -> None:
+    seconds_of_a_yes, _ = await trial.seconds_of_a_call()
+    at_once = 10 * seconds_of_a_yes + 1  # seconds: a busy machine is no broken promise, who tries again for a while is
     for rival in trial.rivals:
         holder = await trial.begin()
+        asked_at = trio.current_time()
         await trial.expect_busy("while the lock was held", rivals=(rival,))
+        took = trio.current_time() - asked_at
+        told = f"it took {took:.3g} seconds to say False, and {seconds_of_a_yes:.3g} to begin fn when the lock was free"
+        require(took <= at_once, told)
         await holder.end()
 
 
@@ -228,15 +234,20 @@ def _raising(error: BaseException, *, at_once: bool) -> Callable[[Lease], Awaita
 
 
 async def _passes(trial: Trial, error: BaseException) -> None:
+    cause = error.__cause__
     for at_once in (True, False):
         call = await trial.here(_raising(error, at_once=at_once))
         require(call.runs == 1, f"fn raised {error!r} and was begun {call.runs} times")
         require(call.error is error, f"fn raised {error!r}, and {call.told()}", cause=call.error)
+        changed = f"fn raised {error!r} from {cause!r}, and as it came out its __cause__ was {error.__cause__!r}"
+        require(error.__cause__ is cause, changed)
 
 
 @promise("An Exception of fn comes out of the call as it is: the very object, in no group and in place of no other.")
 async def passes_errors(trial: Trial) -> None:
-    for error in (ValueError("fn's own"), OSError(5, "fn's own"), trio.TooSlowError("fn's own")):
+    from_another = RuntimeError("fn's own")
+    from_another.__cause__ = OSError("its cause")
+    for error in (ValueError("fn's own"), OSError(5, "fn's own"), trio.TooSlowError("fn's own"), from_another):
         await _passes(trial, error)
     await _passes(trial, ExceptionGroup("fn's own", [ValueError("one"), OSError("two")]))
 

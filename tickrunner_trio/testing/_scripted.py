@@ -17,7 +17,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast, overload
 
@@ -28,7 +28,7 @@ from .._lock_ids import checked_lock_id
 from ._steps import Fails, Grant, Step, Unavailable, checked_step
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from ..abc import Lease
 
@@ -80,7 +80,8 @@ class ScriptedLocker:
 
     Args:
         plan: a step for each attempt, in the order in which they ask: `Grant`, `Busy`, `Unavailable` or `Fails`; or a
-            mapping that gives such a plan to some lock ids, each for the attempts on that id.
+            mapping that gives such a plan to some lock ids, each for the attempts on that id. An iterator, which may be
+            endless, such as ``itertools.cycle([Busy(), Grant()])``, is drawn from as attempts come.
         otherwise: the step for each attempt that the plan has none for.
         first_epoch: the fencing token of the first grant; those that follow count up, over all locks. None: leases have
             no epoch, as those of a `PostgresLocker`.
@@ -90,7 +91,8 @@ class ScriptedLocker:
     over it; `LockLostError` is raised when ``fn`` has stopped, with the `Exception` that ``fn`` raised as its cause.
 
     Raises:
-        TypeError: there is something other than a step in the plan, a key is no int, or an epoch is none.
+        TypeError: there is something other than a step in the plan, a key is no int, or an epoch is none. Of what an
+            iterator gives, the attempt that draws it says so.
         ValueError: a key does not fit into a signed 64-bit integer.
 
     Example, of a service that must bear an outage and then a lost lock::
@@ -114,8 +116,8 @@ class ScriptedLocker:
     ) -> None:
         if isinstance(first_epoch, bool) or not isinstance(first_epoch, int | None):
             raise TypeError(f"first_epoch must be an int or None, got {first_epoch!r}: write 1, for example")
-        self._plans: dict[int, tuple[Step, ...]] | None = None
-        self._plan: tuple[Step, ...] = ()
+        self._plans: dict[int, Iterator[Step]] | None = None
+        self._plan: Iterator[Step] = iter(())
         if isinstance(plan, Mapping):
             plans = cast("Mapping[int, Iterable[Step]]", plan)
             self._plans = {
@@ -211,12 +213,9 @@ class ScriptedLocker:
         return f"<ScriptedLocker: {len(self._attempts)} attempts, {len(self._held)} held>"
 
     def _ask(self, lock_id: int) -> int:
+        plan = self._plan if self._plans is None else self._plans.get(lock_id, iter(()))
+        step = next(plan, self._otherwise)
         self._numbers[lock_id] += 1
-        if self._plans is None:
-            plan, steps_before = self._plan, len(self._attempts)
-        else:
-            plan, steps_before = self._plans.get(lock_id, ()), self._numbers[lock_id] - 1
-        step = plan[steps_before] if steps_before < len(plan) else self._otherwise
         self._attempts.append(LockAttempt(lock_id, self._numbers[lock_id], step, trio.current_time()))
         return len(self._attempts) - 1
 
@@ -247,10 +246,11 @@ class ScriptedLocker:
             self.note("unlocked")
 
 
-def _checked_plan(plan: Iterable[Step], field: str) -> tuple[Step, ...]:
+def _checked_plan(plan: Iterable[Step], field: str) -> Iterator[Step]:
     if isinstance(plan, Step):
         raise TypeError(f"{field} must be an iterable of steps, got {plan!r}: write [{plan!r}], or otherwise={plan!r}")
-    return tuple(checked_step(step, f"{field}[{place}]") for place, step in enumerate(plan))
+    steps = (checked_step(step, f"{field}[{place}]") for place, step in enumerate(plan))
+    return iter(tuple(steps)) if isinstance(plan, Collection) else steps  # what has no length may have no end
 
 
 def _lost(lease: _ScriptedLease) -> LockLostError:

@@ -6,6 +6,7 @@ it saw, and the judgement is made outside of the locker's reach, in the task of 
 
 from __future__ import annotations
 
+import inspect
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -162,7 +163,7 @@ class Trial:
     other: AdvisoryLocker | None
     lock_id: int  #: Of this promise alone, so that no lock that another one found kept is in its way.
     nursery: trio.Nursery
-    lose: Callable[[Any, int], Awaitable[object]] | None
+    take_away: Callable[[Any, int], object] | None  #: The user's ``lose``, async or not.
     held_for: float
     at_once: int
     patience: float
@@ -186,6 +187,14 @@ class Trial:
         with trio.CancelScope() as scope:
             self._ends.append(scope)
             yield
+
+    async def lose(self, lock_id: int) -> None:
+        """Have a lock of the locker lost."""
+        assert self.take_away is not None  # the promise needs it
+        with self.in_time("lose did not come back"):
+            taking = self.take_away(self.locker, lock_id)
+            if inspect.isawaitable(taking):
+                await taking
 
     @property
     def rivals(self) -> tuple[AdvisoryLocker, ...]:

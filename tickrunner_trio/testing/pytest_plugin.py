@@ -9,8 +9,10 @@
 `tickrunner_telemetry`
     OpenTelemetry providers that keep what they get in memory: a `MemoryTelemetry`.
 
-None of them is async, so they serve pytest-trio's tests and plain ones. What they need is imported when one is asked
-for: the plugin is loaded in each run of pytest on a machine that has the library.
+None of them is async, so they serve pytest-trio's tests and plain ones. Each run of pytest on a machine that has the
+library loads the plugin, and with it the packages that it is in: `tickrunner_trio` and `tickrunner_trio.testing`, Trio
+and the API of OpenTelemetry among it. psycopg, Hypothesis and the SDK are imported when a fixture is asked for that
+needs them. ``pytest -p no:tickrunner_trio`` leaves all of it out.
 """
 
 from __future__ import annotations

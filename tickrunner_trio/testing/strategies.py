@@ -10,6 +10,7 @@ import dataclasses
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
+import trio
 from hypothesis import strategies as st
 
 from .._audit import component_logger
@@ -20,7 +21,7 @@ from .._lock_ids import MAX_LOCK_ID, MIN_LOCK_ID
 from .._outcome import Outcome
 from ..lockers import MemoryLocker
 from ._fault_plans import fault_plans
-from ._history import Judged
+from ._history import Judged, TextlessError
 from ._scripted_callables import ScriptedGate, ScriptedHook, ScriptedWork
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def outcomes(result: Literal["success", "error", "skipped"] | None = None) -> Se
 
 
 def errors() -> SearchStrategy[Exception]:
-    """Generate what work raises: exceptions of several kinds and texts, and groups of them. Each is a new object."""
+    """Generate what work raises: exceptions of several kinds and texts, some without any, and groups. Each is new."""
     return _ERRORS
 
 
@@ -78,7 +79,8 @@ def times() -> SearchStrategy[datetime]:
 def judged() -> SearchStrategy[Judged]:
     """Generate single ticks, as a reporter may be told of them: any outcome at any of `times`.
 
-    Each outcome comes with one of `errors` and without, also where nobody looks at it.
+    Each outcome comes with one of `errors` and without, also where nobody looks at it; and with what a reporter may
+    stumble over: a `KeyboardInterrupt`, and a `TextlessError`, whose ``str`` raises.
     """
     return _JUDGED
 
@@ -193,6 +195,10 @@ def _is_strategy(value: object) -> bool:
     return isinstance(value, st.SearchStrategy)
 
 
+def _made(kind: type[Exception]) -> Exception:
+    return kind()
+
+
 def _seconds_and_one(count: int) -> timedelta:
     """What integers shrink to is 0, and a history reads best with a second from tick to tick."""
     return timedelta(seconds=count + 1)
@@ -212,8 +218,14 @@ _NAMES = st.sampled_from(("sweep", "rebalance", "expire_rows", "a", "x" * MAX_NA
 _LOCK_IDS = st.integers(MIN_LOCK_ID, MAX_LOCK_ID) | st.sampled_from((0, -1, 1, MIN_LOCK_ID, MAX_LOCK_ID))
 
 _TEXTS = st.sampled_from(("disk full", "no route to host", "", "two\nlines")) | st.text()
-_SINGLE_ERRORS = st.one_of([st.builds(kind, _TEXTS) for kind in (OSError, ValueError, KeyError, TimeoutError)])
-_ERRORS = _SINGLE_ERRORS | st.builds(ExceptionGroup, _TEXTS, st.lists(_SINGLE_ERRORS, min_size=1, max_size=3))
+# By the fewest choices comes what others shrink to: one without arguments takes fewer than one with a text does.
+_SIMPLEST_ERROR = st.builds(OSError, st.just("disk full"))
+_SINGLE_ERRORS = st.one_of(
+    _SIMPLEST_ERROR, *(st.builds(kind, _TEXTS) for kind in (OSError, ValueError, KeyError, TimeoutError))
+)
+_ERRORS_WITHOUT_ARGUMENTS = st.sampled_from((ValueError, trio.TooSlowError)).map(_made)
+_GROUPS = st.builds(ExceptionGroup, _TEXTS, st.lists(_SINGLE_ERRORS, min_size=1, max_size=3))
+_ERRORS = _SINGLE_ERRORS | _ERRORS_WITHOUT_ARGUMENTS | _GROUPS
 
 _NO_ERROR: SearchStrategy[Exception | None] = st.none()
 _ERRORS_OF: dict[Outcome, SearchStrategy[Exception | None]] = {
@@ -227,7 +239,7 @@ _OUTCOMES_WITH_ERRORS = st.one_of(
 _KINDS_AND_SECONDS = st.integers(0, 3 * _CENTURY - 1)
 _TIMES = _times()
 _OUTCOMES = outcomes()
-_ANY_ERROR = _NO_ERROR | _ERRORS
+_ANY_ERROR = st.one_of(_NO_ERROR, _ERRORS, st.builds(TextlessError), st.builds(KeyboardInterrupt))
 _JUDGED = _judged()
 
 _PAUSES = st.integers(-1, 3600).map(_seconds_and_one) | st.timedeltas(timedelta(), timedelta(days=31))
