@@ -572,13 +572,13 @@ def test_what_a_callback_raises_is_logged_and_the_work_goes_on(caplog: pytest.Lo
 
 INTERRUPTED = """
 import asyncio, signal, sys, trio
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from tickrunner_trio import Config, Service
 from tickrunner_trio.bridges import asyncio_work
 from tickrunner_trio.testing import ScriptedLocker
 
 async def work(tick):
-    if sys.argv[2] == "within":
+    if sys.argv[2] != "without":
         # In the middle of the loop's own code, since a callback is called from there.
         asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
     else:
@@ -587,7 +587,12 @@ async def work(tick):
         while True:
             await asyncio.sleep(0)
     finally:
-        print("stopped", flush=True)
+        if sys.argv[2] == "twice":
+            asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(600)
+        await asyncio.sleep(0.01)
+        print("stopped", [event for event, _ in locker.events], flush=True)
 
 locker = ScriptedLocker()
 subject = Service(Config(name="busy", interval=60, locker=locker, work=asyncio_work(work)))
@@ -605,7 +610,7 @@ except* KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("where", ["new", "open"])
-@pytest.mark.parametrize("how", ["within", "without"])
+@pytest.mark.parametrize("how", ["within", "without", "twice"])
 def test_ctrl_c_stops_busy_work_wherever_it_comes_upon_the_loop(where: str, how: str) -> None:
     arguments = [sys.executable, "-W", "ignore", "-c", INTERRUPTED, where, how]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as program:
@@ -619,7 +624,7 @@ def test_ctrl_c_stops_busy_work_wherever_it_comes_upon_the_loop(where: str, how:
             said = program.stdout.read().splitlines()
         finally:
             watchdog.cancel()
-    assert said == ["stopped", "interrupted ['locked', 'unlocked']"]
+    assert said == ["stopped ['locked']", "interrupted ['locked', 'unlocked']"]
     assert program.returncode == 0
 
 

@@ -120,9 +120,11 @@ async def _end_of(loop: Any, task: asyncio.Task[BaseException | None]) -> BaseEx
         interrupt = await outcome.acapture(ended.wait)
         while not ended.is_set():  # again after a Ctrl-C, which no shield keeps off
             task.cancel()
-            with trio.CancelScope(shield=True):
-                last = await outcome.acapture(ended.wait)
-            interrupt = last if isinstance(last, outcome.Error) else interrupt
+            try:
+                with trio.CancelScope(shield=True):
+                    await ended.wait()
+            except KeyboardInterrupt as error:
+                interrupt = outcome.Error(error)
         interrupt.unwrap()
 
     task.add_done_callback(lambda _: ended.set())
