@@ -445,7 +445,7 @@ def test_a_fault_that_lasts_less_than_the_clock_can_tell_is_over_at_once() -> No
     assert len(virtually(main).runs) == 5
 
 
-def test_a_restart_is_a_disturbance_and_a_forced_run_is_told_from_others() -> None:
+def test_forced_runs_and_cadences_are_told_from_others() -> None:
     def services(locker: AdvisoryLocker) -> list[Service]:
         [swept] = sweeping(at_once, cadence="replica")(locker)
 
@@ -476,14 +476,6 @@ def test_at_the_thaw_a_task_finds_its_lock_lost_in_its_first_step() -> None:
 
     Cluster(services, replicas=1, faults=[Freeze("r1", at=100, seconds=30)]).run(200)
     assert found[0]
-
-
-def test_a_session_is_brought_up_to_date_before_a_fault_hits_it() -> None:
-    # Lost behind a cut, and ready again before it is dropped at the moment that is due for both.
-    faults = [Partition("r1", at=100, seconds=9), DropSession("r1", at=200), Freeze("r1", at=200, seconds=40)]
-    timeline = play(at_once, *faults, seconds=600)
-    assert {skip.outcome for skip in timeline.skips} <= {Outcome.UNAVAILABLE}
-    assert timeline.runs[-1].started_at > 500
 
 
 def test_faults_of_one_that_is_gone_do_nothing() -> None:
@@ -593,6 +585,16 @@ def test_an_error_of_work_that_lost_its_lock_is_the_cause() -> None:
             assert isinstance(caught.value.__cause__, OSError)
 
     with_locker(script, DropSession("r1", at=50))
+
+
+def test_a_session_that_came_back_before_a_fault_is_not_one_that_tried_in_vain() -> None:
+    async def script(locker: AdvisoryLocker) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep_until(151)
+            assert await locker.with_advisory_lock(5, nothing) is True
+
+    # Nobody asks from 100 to 150; if the session had not been ready since then, it would wait for up to 10 seconds.
+    with_locker(script, DropSession("r1", at=100), DatabaseAway(at=150, seconds=0.01))
 
 
 def test_whoever_asks_behind_a_cut_waits_for_the_reply_and_not_longer() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from . import _judging
+from . import _judging, _recovery
 from ._drawing import drawn
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Timeline:
             AssertionError: a service did not recover, or never ran.
             ValueError: ``seconds`` is not above 0, or more than the timeline has.
         """
-        _judging.recovers_within(self, seconds=seconds, names=services)
+        _recovery.recovers_within(self, seconds=seconds, names=services)
 
     def __str__(self) -> str:
         return drawn(self, 0.0, self.seconds)
