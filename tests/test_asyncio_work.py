@@ -673,6 +673,23 @@ def test_a_loop_that_is_stopped_under_the_work_does_not_keep_the_lock(where: str
         assert before[-1] == "[3]"
 
 
+def test_what_a_task_of_trios_on_its_loop_ends_the_program_with_comes_out() -> None:
+    locker = ScriptedLocker()
+
+    async def in_trio() -> None:
+        raise ExitingError
+
+    async def work(tick: Tick) -> None:
+        loop: Any = asyncio.get_running_loop()
+        loop.run_trio_task(in_trio)
+        await forever(tick)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        on_a_new_loop(work, locker)
+    assert caught.group_contains(ExitingError)
+    assert names(locker) == ["locked", "unlocked"]
+
+
 # The loop of an application.
 
 
