@@ -64,6 +64,7 @@ class LockServer:
         self._freed = freed
         self._holders: dict[int, Backend] = {}
         self._silent: list[Backend] = []
+        self.granted: set[int] = set()  #: Each lock that anybody ever had.
         self._away = 0
         self._epochs = itertools.count(1) if epochs else itertools.repeat(None)
 
@@ -91,6 +92,7 @@ class LockServer:
             return None
         self._holders[lock_id] = backend
         backend.locks[lock_id] = now
+        self.granted.add(lock_id)
         return Grant(next(self._epochs))
 
     def unlock(self, backend: Backend, lock_id: int, now: float) -> None:

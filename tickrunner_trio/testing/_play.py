@@ -110,7 +110,11 @@ class Play:
                 finally:
                     self._finish()
             return self._record.timeline(
-                seconds, replicas=tuple(self._replicas), faults=self._faults, lease=self._timing.lease
+                seconds,
+                replicas=tuple(self._replicas),
+                faults=self._faults,
+                lease=self._timing.lease,
+                locked=self._server.granted,
             )
         except BaseExceptionGroup as group:
             # The nursery's own wrapping comes off, and no more.

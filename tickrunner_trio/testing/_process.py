@@ -67,10 +67,9 @@ class Record:
         self._stays.append(Stay(replica=replica, service=service, from_at=since(from_at), until_at=since(until_at)))
 
     def timeline(
-        self, seconds: float, *, replicas: tuple[str, ...], faults: tuple[Fault, ...], lease: float
+        self, seconds: float, *, replicas: tuple[str, ...], faults: tuple[Fault, ...], lease: float, locked: set[int]
     ) -> Timeline:
         """Return all of it, in an order that depends on nothing but what is in it."""
-        locked = {hold.lock_id for hold in self._holds}
         ran = {run.service for run in self.runs}
         return Timeline(
             seconds=seconds,
