@@ -51,6 +51,7 @@ from ._steps import Unavailable as Unavailable
 from ._timeline import Run as Run
 from ._timeline import ServiceFacts as ServiceFacts
 from ._timeline import Skip as Skip
+from ._timeline import Stay as Stay
 from ._timeline import Timeline as Timeline
 
 if TYPE_CHECKING:

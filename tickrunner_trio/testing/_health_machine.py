@@ -126,7 +126,8 @@ class HealthStateMachine(RuleBasedStateMachine):
             if not isinstance(raised, Exception) and raised is not judged.error:  # a Ctrl-C of the user's
                 raise
             shown = type(raised).__name__ if raised is judged.error else repr(raised)
-            raise AssertionError(f"Any outcome with any error is taken: {judged!r} raised {shown}") from raised
+            sentence = f"Any outcome with any error is taken: {judged!r} raised {shown}"
+            raise AssertionError(sentence) from raised  # noqa: ASYNC104 - a reporter is called outside of Trio
         self.history.append(judged)
         self._look()
 
