@@ -138,7 +138,7 @@ def test_under_hypothesis_the_same_seed_and_plan_give_the_same_timeline() -> Non
     played: list[tuple[Any, int, Timeline]] = []
     setup = SETUPS["three replicas, work that cleans up for as long as it may"]
 
-    # Hypothesis seeds each example's chance alike, and with pytest-trio that is Trio's too.
+    # Hypothesis seeds each example's chance alike, and Trio's too.
     @hypothesis.settings(max_examples=10, derandomize=True, database=None)
     @given(plan=strategies.fault_plans(until=setup.seconds), seed=st.integers(0, 2**16))
     def play(plan: Any, seed: int) -> None:

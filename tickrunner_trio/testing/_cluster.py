@@ -45,8 +45,8 @@ class Cluster:
         lease: seconds from 2 to 3,600, as of `PostgresLocker`.
         seed: decides all that is left open: jitter, holds and backoff, where between two beats of the session a fault
             falls, and the order of faults at the same moment; those of one replica keep theirs. The order in which Trio
-            runs tasks that are ready at the same moment is Trio's own; under Hypothesis, with pytest-trio installed,
-            that is fixed too.
+            runs tasks that are ready at the same moment is Trio's own; it is fixed only under Hypothesis, by which
+            Trio lets it be seeded.
         epochs: whether leases have epochs, which count up over all locks; a `PostgresLocker` gives none.
         drain_timeout: seconds that work in flight is given at a `Drain`, as of `tickrunner_trio.Supervisor`.
 
