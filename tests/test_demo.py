@@ -604,6 +604,9 @@ def test_without_the_extra_the_replicas_have_no_admin_application(monkeypatch: p
     assert "--admin" in _demo_replica._COMMAND
 
 
+LINK = b": look at it on http://127.0.0.1:"
+
+
 @on_linux
 def test_on_a_terminal_the_demo_shows_a_table_until_ctrl_c(traces: Traces) -> None:
     package_parent = str(Path(tickrunner_trio.__file__).parent.parent)
@@ -633,7 +636,7 @@ def test_on_a_terminal_the_demo_shows_a_table_until_ctrl_c(traces: Traces) -> No
         finally:
             demo.kill()
             os.close(terminal)
-    assert shown.count(b": look at it on http://127.0.0.1:") == 2
+    assert shown.count(LINK) == 2
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l"), "the cursor was not shown again"
     assert traces.processes() == set()
     assert traces.files() == []

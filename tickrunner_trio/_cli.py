@@ -105,17 +105,19 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from ._demo import demo  # noqa: PLC0415
+    from ._demo import SIGNALS, demo  # noqa: PLC0415
 
     if options.kill and options.replicas == 1:
         raise UsageError("--kill needs another replica that can take over: give --replicas 2 or more, or --no-kill")
     kill = options.replicas > 1 if options.kill is None else options.kill
-    status = trio.run(partial(demo, replicas=options.replicas, seconds=options.seconds, kill=kill))
-    if (
-        status > 128
-    ):  # a signal ended it, and all is taken down: another one must not change how it is said to have ended
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    status = 0
+    try:
+        status = trio.run(partial(demo, replicas=options.replicas, seconds=options.seconds, kill=kill))
+    finally:
+        if status <= 128:  # else a signal ended it: the last one that counts, also while the interpreter ends
+            for number, handler in before.items():
+                signal.signal(number, handler)
     return status
 
 

@@ -53,6 +53,10 @@ _UPLOADS = "12"
 _LONGEST_INTERVAL = 2.0
 
 
+#: What ends the demo before its time.
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 async def demo(*, replicas: int, seconds: float, kill: bool) -> int:
     """Run the demo and return its exit status: 1 if a promise was broken, 128 + n if signal n ended it.
 
@@ -68,6 +72,8 @@ async def demo(*, replicas: int, seconds: float, kill: bool) -> int:
 
     Cancellation handling: replicas are killed and waited for, the database is dropped, the server stopped and the
     directory removed; each of these is bounded.
+
+    SIGINT and SIGTERM are ignored once it has ended; whoever goes on after it restores them.
     """
     _require_packages()
     example = _example_directory()
@@ -85,7 +91,10 @@ async def demo(*, replicas: int, seconds: float, kill: bool) -> int:
 async def _cancel_on_signal(
     scope: trio.CancelScope, statuses: list[int], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    for number in SIGNALS:
+        # What the receiver restores: a signal that comes when all is taken down must not change how it is said to end.
+        signal.signal(number, signal.SIG_IGN)
+    with trio.open_signal_receiver(*SIGNALS) as signals:
         task_status.started()
         async for number in signals:
             # Stay: a second, impatient Ctrl-C must not cut short what is being taken down.
