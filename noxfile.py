@@ -77,6 +77,22 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session
+def dashboards(session: nox.Session) -> None:
+    """Try alerts and dashboard on a real Prometheus, with a fleet of real replicas. Takes pytest's options."""
+    install(session, "test", extras=ALL)
+    session.run("pytest", *PARALLEL, "tests/dashboards", *session.posargs)
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """Hold simulated clusters to the rules of the design under 2,000 random plans of faults. Takes pytest's options."""
+    install(session, "test", extras=ALL)
+    session.run(
+        "pytest", *PARALLEL, "tests/test_cluster_rules.py", *session.posargs, env={"TICKRUNNER_TEST_PLANS": "2000"}
+    )
+
+
+@nox.session
 def faults(session: nox.Session) -> None:
     """Try to make two replicas run at once, by each fault that we know: `nox -s faults -- --minutes 10 --seed 1`."""
     install(session, "test", extras="[demo]")

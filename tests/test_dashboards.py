@@ -1,6 +1,6 @@
 """What is in `dashboards/` fits together: panels, expressions, rules, and the names that the library exports.
 
-That Prometheus makes sense of it is in `test_alerts` and `test_prometheus`.
+That Prometheus makes sense of it is in `dashboards/test_alerts` and `dashboards/test_prometheus`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What three replicas run under the eyes of a real Prometheus: `tests/test_prometheus.py` says what it should see.
+"""What three replicas run under the eyes of a real Prometheus.
+
+`tests/dashboards/test_prometheus.py` says what it should see.
 
 A file in the directory FLEET_SWITCHES, made by the test, makes a service misbehave as long as it is there.
 """

@@ -215,7 +215,7 @@ def _all_rules_are_sound(server: Prometheus) -> None:
 def test_a_prometheus_of_a_test_that_is_killed_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     program_of_a_test = f"""if True:
         import pathlib, sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
         from prometheus import prometheus
         with prometheus(pathlib.Path({str(RULES)!r}), {{}}, job="none", every="1s") as server:
             print(server.pid, server.directory, flush=True)
