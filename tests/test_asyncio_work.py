@@ -886,7 +886,9 @@ def test_only_in_tasks_on_an_open_loop_it_matters_what_was_imported_first(early:
     imports = "import psycopg, trio_asyncio" if early == "psycopg" else "import trio_asyncio, psycopg"
     arguments = [sys.executable, "-W", "ignore", "-c", EARLY_IMPORT.format(imports=imports), dsn]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=True)
-    last = "no running event loop" if early == "psycopg" else "None"
+    # psycopg 3.2.3, the oldest that is allowed, looks anew for where the loop is; 3.3 does not.
+    is_missed = early == "psycopg" and not psycopg.__version__.startswith("3.2.")
+    last = "no running event loop" if is_missed else "None"
     assert done.stdout.splitlines() == ["new: None", "open: None", "new: None", f"open: {last}"]
 
 

@@ -622,7 +622,9 @@ def test_on_a_terminal_the_demo_shows_a_table_until_ctrl_c(traces: Traces) -> No
         os.close(other_end)
         try:
             shown = b""
-            while not (b"last outcome" in shown and b"held" in shown and b"success" in shown):
+            while not (
+                all(each in shown for each in (b"last outcome", b"held", b"success")) and shown.count(LINK) == 2
+            ):
                 shown += os.read(terminal, 65536)
             demo.send_signal(signal.SIGINT)
             while demo.poll() is None:

@@ -232,5 +232,13 @@ def test_importing_the_package_loads_nothing_that_only_some_need() -> None:
     program = "import sys, tickrunner_trio; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "trio" in loaded
-    heavy = {"psycopg", "psycopg_binary", "rich", "opentelemetry.sdk", "hypothesis", "trio_asyncio", "asyncio"}
-    assert (heavy | {"starlette", "h11"}).isdisjoint(loaded)
+    heavy = {"psycopg", "psycopg_binary", "rich", "opentelemetry.sdk", "hypothesis", "trio_asyncio", "starlette", "h11"}
+    assert heavy.isdisjoint(loaded)
+
+
+def test_importing_the_package_loads_no_asyncio_that_its_dependencies_have_not() -> None:
+    before = "import sys, trio, outcome, opentelemetry.trace, opentelemetry.metrics; before = set(sys.modules)"
+    program = f"{before}; import tickrunner_trio; print(*sys.modules.keys() - before)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "tickrunner_trio" in loaded
+    assert "asyncio" not in loaded
