@@ -91,9 +91,9 @@ async def demo(*, replicas: int, seconds: float, kill: bool) -> int:
 async def _cancel_on_signal(
     scope: trio.CancelScope, statuses: list[int], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    for number in SIGNALS:
+    for each in SIGNALS:
         # What the receiver restores: a signal that comes when all is taken down must not change how it is said to end.
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(each, signal.SIG_IGN)
     with trio.open_signal_receiver(*SIGNALS) as signals:
         task_status.started()
         async for number in signals:
