@@ -1,0 +1,1 @@
+"""How fast this library is, beside the peers that users would pick instead and beside the physical floor."""

@@ -1,0 +1,32 @@
+"""The floor: a task per service that sleeps until its next slot. It locks, judges and reports nothing."""
+
+from __future__ import annotations
+
+import trio
+
+from ..loops import BUSY_INTERVAL, SERVICES, Counter, cost_of_each
+
+
+def ticks(seconds: float) -> dict[str, float]:
+    """Measure a run where all services are due all the time."""
+    counter = Counter()
+
+    async def work() -> None:
+        counter.count += 1
+
+    async def loop() -> None:
+        due = trio.current_time()
+        while True:
+            due += BUSY_INTERVAL
+            await trio.sleep_until(due)
+            await work()
+
+    async def main() -> dict[str, float]:
+        async with trio.open_nursery() as nursery:
+            for _ in range(SERVICES):
+                nursery.start_soon(loop)
+            figures = await cost_of_each(counter, trio.sleep, seconds)
+            nursery.cancel_scope.cancel()
+        return figures
+
+    return trio.run(main)

@@ -1,0 +1,1 @@
+"""The questions, in the order in which they are asked."""

@@ -1,0 +1,41 @@
+"""The child's side of a measurement: ``python -m benchmarks.worker '{"function": ..., "arguments": ...}'``.
+
+Its standard output is one line of JSON. Whatever a peer prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+import warnings
+
+
+def pin(cores: int) -> None:
+    """Let this process run on so many processors only: the last ones, since interrupts tend to go to the first."""
+    os.sched_setaffinity(0, last_cores(cores))
+
+
+def last_cores(cores: int) -> set[int]:
+    """Return that many processors of those that this process may use, and at least one."""
+    return set(sorted(os.sched_getaffinity(0))[-cores:])
+
+
+def main() -> None:
+    """Measure what the only argument says."""
+    plan = json.loads(sys.argv[1])
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    if plan["cores"] is not None:
+        pin(plan["cores"])
+    logging.getLogger().setLevel(logging.CRITICAL)  # as where only trouble is logged, and alike for all
+    warnings.simplefilter("ignore")
+    module, _, function = plan["function"].partition(":")
+    figures = getattr(importlib.import_module(module), function)(**plan["arguments"])
+    os.write(answer, json.dumps(figures).encode())
+
+
+if __name__ == "__main__":
+    main()
