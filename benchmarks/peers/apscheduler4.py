@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+from time import perf_counter
 
 from apscheduler import AsyncScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
+from ..databases import own_database
 from ..loops import SERVICES, Counter, cost_of_each
 
 #: Seconds. Somewhat above what it can do for so many services: beyond that its jobs pile up, and each costs ten times
@@ -40,3 +42,29 @@ def ticks(seconds: float) -> dict[str, float]:
             return figures
 
     return asyncio.run(main())
+
+
+def rate(dsn: str, schedules: int) -> dict[str, float]:
+    """Return how many runs there are in a second, of schedules in PostgreSQL that are all due at once, once."""
+    from apscheduler.datastores.sqlalchemy import SQLAlchemyDataStore
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    async def main(database: str) -> float:
+        engine = create_async_engine(database.replace("postgresql://", "postgresql+asyncpg://"))
+        async with AsyncScheduler(SQLAlchemyDataStore(engine)) as scheduler:
+            due = datetime.datetime.now(datetime.UTC)
+            for number in range(schedules):
+                trigger = IntervalTrigger(hours=1, start_time=due)
+                await scheduler.add_schedule(work, trigger, id=f"s{number}")
+            began = perf_counter()
+            await scheduler.start_in_background()
+            while _counter.count < schedules:
+                await asyncio.sleep(0.01)
+            seconds = perf_counter() - began
+            await scheduler.stop()
+        await engine.dispose()
+        return seconds
+
+    with own_database(dsn, "apscheduler4") as database:
+        seconds = asyncio.run(main(database))
+    return {"per_second": schedules / seconds}
