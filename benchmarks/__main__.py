@@ -67,8 +67,8 @@ def _options() -> argparse.Namespace:
 
 def _tell_what_is_worse(found: dict[str, results.Result], committed: dict[str, results.Result]) -> None:
     worse = list(results.worse(found, committed))
-    for each in results.new(found, committed):
-        _print(f"nothing committed to compare with: {each}")
+    if new := results.new(found, committed):
+        _print(f"\nnothing is committed that {len(new)} of the ratios can be compared with, among them: {new[0]}")
     if worse:
         bar = "!" * 78
         _print("\n".join(["", bar, "WORSE than the committed ratio by more than a third:", *worse, bar]))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import time
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from ..lateness import Watch
 from ..loops import SERVICES, Counter, cost_of_each
 
 #: Seconds. Just below what it can do for so many services: of a shorter one it counts up all missed runs one by one,
@@ -38,6 +40,27 @@ def ticks(seconds: float) -> dict[str, float]:
             runner.add_job(work, "interval", seconds=INTERVAL)
         runner.start()
         figures = await cost_of_each(counter, asyncio.sleep, seconds)
+        runner.shutdown(wait=False)
+        return figures
+
+    return asyncio.run(main())
+
+
+def lateness(services: int, lead: float, seconds: int) -> dict[str, float]:
+    """Measure services that are due once a second."""
+
+    async def main() -> dict[str, float]:
+        watch = Watch(services, lead, time.time)
+
+        async def work(slot: float) -> None:
+            watch.ran(slot)
+
+        runner = scheduler()
+        for slot in watch.slots:
+            start = datetime.datetime.fromtimestamp(slot, datetime.UTC)
+            runner.add_job(work, "interval", args=(slot,), seconds=1, start_date=start, next_run_time=start)
+        runner.start()
+        figures = await watch.look(asyncio.sleep, seconds)
         runner.shutdown(wait=False)
         return figures
 

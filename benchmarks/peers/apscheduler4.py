@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import time
 from time import perf_counter
 
 from apscheduler import AsyncScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from ..databases import own_database
+from ..lateness import Watch
 from ..loops import SERVICES, Counter, cost_of_each
 
 #: Seconds. Somewhat above what it can do for so many services: beyond that its jobs pile up, and each costs ten times
@@ -21,6 +23,7 @@ from ..loops import SERVICES, Counter, cost_of_each
 INTERVAL = 0.05
 
 _counter = Counter()
+_watch: Watch | None = None
 
 
 async def work() -> None:
@@ -68,3 +71,27 @@ def rate(dsn: str, schedules: int) -> dict[str, float]:
     with own_database(dsn, "apscheduler4") as database:
         seconds = asyncio.run(main(database))
     return {"per_second": schedules / seconds}
+
+
+async def watched(slot: float) -> None:
+    """Note a run; at the top of a module because schedules name what they run."""
+    assert _watch is not None
+    _watch.ran(slot)
+
+
+def lateness(services: int, lead: float, seconds: int) -> dict[str, float]:
+    """Measure services that are due once a second."""
+
+    async def main() -> dict[str, float]:
+        global _watch
+        watch = _watch = Watch(services, lead, time.time)
+        async with AsyncScheduler() as scheduler:
+            for number, slot in enumerate(watch.slots):
+                trigger = IntervalTrigger(seconds=1, start_time=datetime.datetime.fromtimestamp(slot, datetime.UTC))
+                await scheduler.add_schedule(watched, trigger, id=f"s{number}", args=(slot,))
+            await scheduler.start_in_background()
+            figures = await watch.look(asyncio.sleep, seconds)
+            await scheduler.stop()
+            return figures
+
+    return asyncio.run(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from ..lateness import INTERVAL, Watch
 from ..loops import BUSY_INTERVAL, SERVICES, Counter, cost_of_each
 
 
@@ -26,6 +27,29 @@ def ticks(seconds: float) -> dict[str, float]:
             for _ in range(SERVICES):
                 nursery.start_soon(loop)
             figures = await cost_of_each(counter, trio.sleep, seconds)
+            nursery.cancel_scope.cancel()
+        return figures
+
+    return trio.run(main)
+
+
+def lateness(services: int, lead: float, seconds: int) -> dict[str, float]:
+    """Measure services that are due once a second."""
+
+    async def main() -> dict[str, float]:
+        watch = Watch(services, lead, trio.current_time)
+
+        async def loop(slot: float) -> None:
+            due = slot
+            while True:
+                await trio.sleep_until(due)
+                watch.ran(slot)
+                due += INTERVAL
+
+        async with trio.open_nursery() as nursery:
+            for slot in watch.slots:
+                nursery.start_soon(loop, slot)
+            figures = await watch.look(trio.sleep, seconds)
             nursery.cancel_scope.cancel()
         return figures
 

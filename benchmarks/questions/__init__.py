@@ -1,5 +1,5 @@
 """The questions, in the order in which they are asked."""
 
-from . import locked, ticks
+from . import lateness, latency, locked, telemetry, ticks
 
-ALL = (ticks, locked)
+ALL = (ticks, telemetry, locked, latency, lateness)
