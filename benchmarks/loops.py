@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 SERVICES = 100
 #: Seconds; below what any of the loops can do for so many services, so that all are due all the time.
 BUSY_INTERVAL = 0.0001
+#: Seconds; so long that each service runs once while memory is measured.
+LONG_INTERVAL = 100.0
 #: Seconds before a look: caches, specialised bytecode, first connections.
 WARM_UP = 0.3
 

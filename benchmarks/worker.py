@@ -1,6 +1,7 @@
 """The child's side of a measurement: ``python -m benchmarks.worker '{"function": ..., "arguments": ...}'``.
 
-Its standard output is one line of JSON. Whatever a peer prints goes to standard error.
+Its standard output is one line of JSON. Whatever a peer prints goes to standard error, whose last line says what went
+wrong if something did.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 import warnings
 
 
@@ -33,8 +35,20 @@ def main() -> None:
     logging.getLogger().setLevel(logging.CRITICAL)  # as where only trouble is logged, and alike for all
     warnings.simplefilter("ignore")
     module, _, function = plan["function"].partition(":")
-    figures = getattr(importlib.import_module(module), function)(**plan["arguments"])
+    try:
+        figures = getattr(importlib.import_module(module), function)(**plan["arguments"])
+    except Exception as error:
+        traceback.print_exc()
+        print(innermost(error), file=sys.stderr)
+        sys.exit(1)
     os.write(answer, json.dumps(figures).encode())
+
+
+def innermost(error: BaseException) -> str:
+    """Return in one line what went wrong: of groups, the first error within."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import time
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from ..lateness import Watch
-from ..loops import SERVICES, Counter, cost_of_each
+from ..loops import LONG_INTERVAL, SERVICES, Counter, cost_of_each
+from ..resident import resident_bytes
 
 #: Seconds. Just below what it can do for so many services: of a shorter one it counts up all missed runs one by one,
 #: which costs ten times as much.
@@ -63,5 +64,28 @@ def lateness(services: int, lead: float, seconds: int) -> dict[str, float]:
         figures = await watch.look(asyncio.sleep, seconds)
         runner.shutdown(wait=False)
         return figures
+
+    return asyncio.run(main())
+
+
+def memory(services: int) -> dict[str, float]:
+    """Return the memory of each of so many jobs that have run once and wait to run again."""
+    counter = Counter()
+
+    async def work() -> None:
+        counter.count += 1
+
+    async def main() -> dict[str, float]:
+        runner = scheduler()
+        before = resident_bytes()
+        now = datetime.datetime.now(datetime.UTC)
+        for _ in range(services):
+            runner.add_job(work, "interval", seconds=LONG_INTERVAL, next_run_time=now)
+        runner.start()
+        while counter.count < services:
+            await asyncio.sleep(0.1)
+        after = resident_bytes()
+        runner.shutdown(wait=False)
+        return {"KiB": (after - before) / services / 1024}
 
     return asyncio.run(main())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import trio
 
+from ..clocks import JumpingClock
 from ..lateness import INTERVAL, Watch
-from ..loops import BUSY_INTERVAL, SERVICES, Counter, cost_of_each
+from ..loops import BUSY_INTERVAL, LONG_INTERVAL, SERVICES, Counter, cost_of_each, phases
+from ..resident import resident_bytes
 
 
 def ticks(seconds: float) -> dict[str, float]:
@@ -54,3 +56,30 @@ def lateness(services: int, lead: float, seconds: int) -> dict[str, float]:
         return figures
 
     return trio.run(main)
+
+
+def memory(services: int) -> dict[str, float]:
+    """Return the memory of each of so many tasks that have run once and sleep until they run again."""
+    counter = Counter()
+
+    async def work() -> None:
+        counter.count += 1
+
+    async def loop(due: float) -> None:
+        while True:
+            await trio.sleep_until(due)
+            await work()
+            due += LONG_INTERVAL
+
+    async def main() -> dict[str, float]:
+        before = resident_bytes()
+        async with trio.open_nursery() as nursery:
+            for slot in phases(services, LONG_INTERVAL):
+                nursery.start_soon(loop, trio.current_time() + slot)
+            await trio.sleep(0.55 * LONG_INTERVAL)
+            assert counter.count == services
+            after = resident_bytes()
+            nursery.cancel_scope.cancel()
+        return {"KiB": (after - before) / services / 1024}
+
+    return trio.run(main, clock=JumpingClock())
