@@ -55,7 +55,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="two minutes, less exact: only say what is worse than the committed ratios"
     )
-    parser.add_argument("--write", action="store_true", help="write results.json, the plots and the tables of README.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write results.json, the plots and the tables of README.md"
+    )
     parser.add_argument(
         "--peers", type=Path, default=Path(sys.prefix, "peers"), help="the folder of peers that share a name"
     )

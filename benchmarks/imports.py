@@ -5,7 +5,7 @@ from __future__ import annotations
 #: Write to standard output how many modules of the driver and of the SDK have been imported.
 TELL = (
     "import os, sys\n"
-    "foreign = [name for name in sys.modules if name.split('.')[0] == 'psycopg' or name.startswith('opentelemetry.sdk')]\n"
+    "foreign = [name for name in sys.modules if f'{name}.'.startswith(('psycopg.', 'opentelemetry.sdk.'))]\n"
     "os.write(1, f' {len(foreign)}\\n'.encode())\n"
 )
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tickrunner_trio._local_postgres import LocalPostgres, local_postgres
 
@@ -53,7 +53,7 @@ class Servers:
         self._stack = contextlib.ExitStack()
         self._running: dict[str, LocalPostgres] = {}
 
-    def __enter__(self) -> Servers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -75,9 +75,12 @@ def measure(question: Question, servers: Servers, *, peers: Path, tell: Callable
         measured: dict[str, dict[str, float]] = {}
         groups = list(_groups(question.measurements))
         for group in groups if number % 2 == 0 else reversed(groups):
-            group = [each for each in group if counts[each.way] < FAILURES]
-            with ThreadPoolExecutor(max(1, len(group))) as threads:
-                tried = [(each, threads.submit(_measured, each, question, servers, peers)) for each in group]
+            with ThreadPoolExecutor(len(group)) as threads:
+                tried = [
+                    (each, threads.submit(_measured, each, question, servers, peers))
+                    for each in group
+                    if counts[each.way] < FAILURES
+                ]
             for each, future in tried:
                 try:
                     measured.update(future.result())

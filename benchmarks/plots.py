@@ -50,9 +50,12 @@ def svg_of(plot: Plot, result: Result) -> str:
             top += BAR
         top += GAP
     height = top + BOTTOM
-    frame = [
+    svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
-        f' font-family="sans-serif" font-size="12" fill="{INK}" role="img" aria-label="{escape(plot.title)}">',
+        f' font-family="sans-serif" font-size="12" fill="{INK}" role="img" aria-label="{escape(plot.title)}">'
+    )
+    frame = [
+        svg,
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="12" y="24" font-size="15" font-weight="bold">{escape(plot.title)}</text>',
     ]

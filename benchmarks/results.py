@@ -32,7 +32,9 @@ def spread(values: Sequence[float]) -> list[float]:
 
 
 def _rounded(number: float) -> float:
-    return number if number == 0 or not math.isfinite(number) else round(number, 3 - math.floor(math.log10(abs(number))))
+    return (
+        number if number == 0 or not math.isfinite(number) else round(number, 3 - math.floor(math.log10(abs(number))))
+    )
 
 
 def result_of(answer: Answer) -> Result:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -63,5 +64,6 @@ def processor() -> str:
 
 def _version(name: str, folder: Path | None = None) -> str:
     """Return the release of a distribution, in a folder or where this Python finds it."""
-    found = metadata.distributions(name=name, **({} if folder is None else {"path": [str(folder)]}))
+    path = sys.path if folder is None else [str(folder)]
+    found = metadata.distributions(name=name, path=path)
     return next((each.version for each in found), "not installed")

@@ -47,7 +47,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     filled = [list(head), *([*row, *[""] * (len(head) - len(row))] for row in rows)]
     filled = [[cell.replace("|", "/").replace("\n", " ") for cell in row] for row in filled]
     widths = [max(len(row[column]) for row in filled) for column in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in filled]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in filled
+    ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 

@@ -7,13 +7,13 @@ services elsewhere, because the worker takes some time to begin.
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 from time import perf_counter
 
 import asyncpg
 from pgqueuer import PgQueuer
 from pgqueuer.db import AsyncpgDriver
-from pgqueuer.models import Job
+from pgqueuer.models import Job  # noqa: TC002 - the entrypoint is inspected for it
 from pgqueuer.queries import Queries
 from pgqueuer.types import QueueExecutionMode
 
@@ -43,9 +43,7 @@ def rate(dsn: str, jobs: int) -> dict[str, float]:
             counter.count += 1
 
         await queries.enqueue(["work"] * jobs, [None] * jobs, [0] * jobs)
-        await queuer.qm.run(
-            batch_size=BATCH, mode=QueueExecutionMode.drain, dequeue_timeout=datetime.timedelta(seconds=1)
-        )
+        await queuer.qm.run(batch_size=BATCH, mode=QueueExecutionMode.drain, dequeue_timeout=dt.timedelta(seconds=1))
 
     with own_database(dsn, "pgqueuer") as database:
         asyncio.run(main(database))

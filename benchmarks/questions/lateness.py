@@ -82,12 +82,12 @@ def question(*, quick: bool) -> Question:
             Measurement(way=HOUR, function=f"{__name__}:measure_drift"),
         ),
         comparisons=(
-            Comparison(
-                name="share over bare Trio tasks, 10,000", of=many_of_ours("share", BARE), at_most=1.0
-            ),
+            Comparison(name="share over bare Trio tasks, 10,000", of=many_of_ours("share", BARE), at_most=1.0),
             Comparison(name="p99 over bare Trio tasks, 10,000", of=many_of_ours("p99", BARE), at_most=1.2),
             Comparison(name="missed slots", of=missed_of_ours, at_most=0, places=0),
-            Comparison(name="seconds of drift in an hour of virtual time", of=value("drift", HOUR), at_most=1e-6, places=6),
+            Comparison(
+                name="seconds of drift in an hour of virtual time", of=value("drift", HOUR), at_most=1e-6, places=6
+            ),
             Comparison(name="share over APScheduler 3, 10,000", of=many_of_ours("share", THREE)),
             Comparison(name="share over bare asyncio tasks, 10,000", of=many_of_ours("share", ASYNCIO)),
             Comparison(name="share over parked tasks, 10,000", of=many_of_ours("share", PARKED)),

@@ -70,13 +70,13 @@ def question(*, quick: bool) -> Question:
             Measurement(
                 way=PROCRASTINATE,
                 function="benchmarks.peers.procrastinate_jobs:rate",
-                arguments={"jobs": 300 if quick else 1_000},
+                arguments={"jobs": 400 if quick else 1_000},
                 server=True,
             ),
             Measurement(
                 way=FOUR,
                 function="benchmarks.peers.apscheduler4:rate",
-                arguments={"schedules": 200 if quick else 500},
+                arguments={"jobs": 200 if quick else 500},
                 peer="apscheduler4",
                 server=True,
             ),
@@ -100,7 +100,7 @@ def question(*, quick: bool) -> Question:
         notes=(
             "Over a unix socket, on a server with `fsync=off`: that costs a lock nothing, as it writes nothing, and "
             "helps the peers that write rows (APScheduler 4, Procrastinate, PgQueuer), which would be slower on a "
-            "durable server. Their jobs and schedules were written before the clock started. "
+            "durable server. Their jobs were written before the clock started. "
             "`tickrunner_trio`: from a slot that all 1,000 services share to the last report; the locks are let go "
             "after it. *To the last unlock* and *always due* (each service is due again as soon as it is unlocked) "
             "include the unlocks, as the peers do: they are the lower bound of what one may promise."

@@ -46,7 +46,9 @@ def question(*, quick: bool) -> Question:
         figures=(Figure("ms", 1), Figure("foreign", 0)),
         measurements=(
             *(
-                Measurement(way=way, function=f"{__name__}:measure_import", arguments=children | {"statement": statement})
+                Measurement(
+                    way=way, function=f"{__name__}:measure_import", arguments=children | {"statement": statement}
+                )
                 for way, statement in IMPORTS.items()
             ),
             Measurement(way=FIRST, function=f"{__name__}:measure_first_tick", arguments=children),
@@ -57,7 +59,9 @@ def question(*, quick: bool) -> Question:
             Comparison(name="ms over trio and API, command line", of=over(BASE, COMMAND), at_most=20.0, places=1),
             Comparison(name="ms over a bare program, first tick", of=over(FIRST_BARE, FIRST), at_most=20.0, places=1),
             *(
-                Comparison(name=f"psycopg and SDK modules imported, {name}", of=value("foreign", way), at_most=0, places=0)
+                Comparison(
+                    name=f"psycopg and SDK modules imported, {name}", of=value("foreign", way), at_most=0, places=0
+                )
                 for name, way in (("library", OURS), ("command line", COMMAND), ("first tick", FIRST))
             ),
             Comparison(name="library over trio and API", of=ratio("ms", BASE)),

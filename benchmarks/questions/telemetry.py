@@ -201,9 +201,7 @@ def cost(ticks: int, *, around: Callable[[Work], Work] = lambda work: work, **te
     supervisor = Supervisor(
         [
             Service(
-                Config(
-                    name=f"s{number}", interval=BUSY_INTERVAL, locker=locker, work=work_of_all, cadence="replica"
-                ),
+                Config(name=f"s{number}", interval=BUSY_INTERVAL, locker=locker, work=work_of_all, cadence="replica"),
                 **telemetry,
             )
             for number in range(SERVICES)

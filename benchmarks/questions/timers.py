@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..question import OURS, Comparison, Figure, Measurement, Question, ratio, value
+from ..question import OURS, Comparison, Measurement, Question, ratio, value
 from .lateness import FIGURES
 
 BARE, PARKED, TIMERFD = "bare Trio tasks", "parked tasks, Trio's timer", "parked tasks, a timerfd"
