@@ -120,7 +120,7 @@ def _output_of(plan: Mapping[str, Any], measurement: Measurement, peers: Path) -
     environment = dict(os.environ)
     if measurement.peer is not None:
         environment["PYTHONPATH"] = str(peers / measurement.peer)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.worker", json.dumps(plan)],
         cwd=ROOT,
         env=environment,
@@ -129,15 +129,14 @@ def _output_of(plan: Mapping[str, Any], measurement: Measurement, peers: Path) -
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # it is ended with all that it started
-    )
-    try:
-        output, errors = process.communicate(timeout=measurement.bound)
-    except subprocess.TimeoutExpired:
-        raise MeasurementError(f"gave nothing within {measurement.bound:g} s") from None
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=measurement.bound)
+        except subprocess.TimeoutExpired:
+            raise MeasurementError(f"gave nothing within {measurement.bound:g} s") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode != 0:
         lines = errors.strip().splitlines()
         raise MeasurementError(lines[-1] if lines else f"ended with status {process.returncode}")

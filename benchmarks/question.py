@@ -75,6 +75,10 @@ class Comparison:
             (self.at_most is not None and value > self.at_most) or (self.at_least is not None and value < self.at_least)
         )
 
+    def is_behind(self, value: float) -> bool:
+        """Whether the value is a ratio that says that the other one does better."""
+        return isinstance(self.of, Quotient) and (value < 1 if self.is_upward else value > 1)
+
     @property
     def target(self) -> str:
         """The target as it is shown; empty without one."""
@@ -111,11 +115,42 @@ class Question:
     plot: Plot | None = None
 
 
-def ratio(figure: str, to: str, of: str = OURS, *, to_figure: str | None = None) -> Callable[[Round], float]:
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A figure of a way, taken from a round."""
+
+    way: str
+    figure: str
+
+    def __call__(self, measured: Round) -> float:
+        """Take it."""
+        return measured[self.way][self.figure]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How much more one is than another, in a round."""
+
+    more: Value
+    less: Value
+
+    def __call__(self, measured: Round) -> float:
+        """Take it."""
+        return self.more(measured) - self.less(measured)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quotient:
+    """How many times another one is, in a round."""
+
+    over: Value | Difference
+    under: Value | Difference
+
+    def __call__(self, measured: Round) -> float:
+        """Take it."""
+        return self.over(measured) / self.under(measured)
+
+
+def ratio(figure: str, to: str, of: str = OURS, *, to_figure: str | None = None) -> Quotient:
     """Return what takes from a round the figure of one way over the figure of another."""
-    return lambda measured: measured[of][figure] / measured[to][to_figure or figure]
-
-
-def value(figure: str, of: str = OURS) -> Callable[[Round], float]:
-    """Return what takes from a round a figure as it is."""
-    return lambda measured: measured[of][figure]
+    return Quotient(Value(of, figure), Value(to, to_figure or figure))

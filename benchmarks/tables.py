@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .results import MISSED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -53,13 +55,28 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
+def behind(questions: Sequence[Question], results: dict[str, Result]) -> str:
+    """List the targets that were missed and the ratios by which another way does better than ours."""
+    lines = []
+    for question in questions:
+        compared = results.get(question.key, {"comparisons": {}})["comparisons"]
+        for each in question.comparisons:
+            its = compared.get(each.name, {})
+            missed = its.get("verdict") == MISSED
+            if missed or ("value" in its and each.is_behind(its["value"][0])):
+                shown = spread_text(its["value"], each.places) if "value" in its else "not measured"
+                verdict = f"; target missed: {its['target']}" if missed else ""
+                lines.append(f"- `{question.key}`, {each.name}: {shown}{verdict}")
+    return "\n".join(lines) or "Nowhere in what was asked."
+
+
 def page_with(page: str, questions: Sequence[Question], results: dict[str, Result]) -> str:
     """Return the page with the tables of all results between its markers."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     if not rest or END not in rest:
         raise ValueError(f"the page has no line {BEGIN!r} with a line {END!r} after it: put them where the tables go")
-    parts = []
+    parts = [f"### Where others do better\n\n{behind(questions, results)}"]
     for question in questions:
         if question.key in results:
             result = results[question.key]

@@ -10,7 +10,7 @@ import trio
 from tickrunner_trio import Lease, PostgresLocker
 
 from ..peers.connections import counted
-from ..question import OURS, Comparison, Figure, Measurement, Question, ratio, value
+from ..question import OURS, Comparison, Figure, Measurement, Question, Value, ratio
 
 EACH = "a connection per lock"
 LOCKS = 1_000
@@ -28,7 +28,7 @@ def question(*, quick: bool) -> Question:
             Measurement(way=EACH, function="benchmarks.peers.connections:held", arguments=arguments, server=True),
         ),
         comparisons=(
-            Comparison(name="connections", of=value("connections"), at_most=2, places=0),
+            Comparison(name="connections", of=Value(OURS, "connections"), at_most=2, places=0),
             Comparison(name="seconds over a connection per lock", of=ratio("seconds", EACH), at_most=0.05, places=4),
         ),
         rounds=1 if quick else 5,

@@ -14,7 +14,7 @@ from tickrunner_trio import Config, MemoryLocker, PostgresLocker, Service, Super
 
 from ..clocks import JumpingClock
 from ..loops import BUSY_INTERVAL, SERVICES, Counter
-from ..question import OURS, Comparison, Figure, Measurement, Question, value
+from ..question import OURS, Comparison, Figure, Measurement, Question, Value
 from ..resident import taken
 
 POSTGRES = f"{OURS} on PostgreSQL"
@@ -41,7 +41,7 @@ def question(*, quick: bool) -> Question:
             ),
         ),
         comparisons=tuple(
-            Comparison(name=f"{figure} more{where}", of=value(figure, way), at_most=at_most, places=0, guarded=False)
+            Comparison(name=f"{figure} more{where}", of=Value(way, figure), at_most=at_most, places=0, guarded=False)
             for way, where in ((OURS, ""), (POSTGRES, ", on PostgreSQL"))
             for figure, at_most in (("KiB", 1024.0), ("blocks", 10_000.0), ("threads", 0.0), ("descriptors", 0.0))
         ),

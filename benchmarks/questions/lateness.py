@@ -17,11 +17,9 @@ import trio.testing
 from tickrunner_trio import Config, MemoryLocker, PostgresLocker, Service, Supervisor, Tick
 
 from ..lateness import INTERVAL, Watch
-from ..question import OURS, Comparison, Figure, Measurement, Plot, Question, ratio, value
+from ..question import OURS, Comparison, Figure, Measurement, Plot, Question, Quotient, Value, ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tickrunner_trio import AdvisoryLocker
 
     from ..question import Round
@@ -67,7 +65,7 @@ def question(*, quick: bool) -> Question:
     """Ask it."""
     few, some, many = (3, 2, 2) if quick else (10, 3, 4)
 
-    def many_of_ours(figure: str, to: str) -> Callable[[Round], float]:
+    def many_of_ours(figure: str, to: str) -> Quotient:
         return ratio(figure, f"{to}, 10,000", of=f"{OURS}, 10,000")
 
     return Question(
@@ -86,7 +84,7 @@ def question(*, quick: bool) -> Question:
             Comparison(name="p99 over bare Trio tasks, 10,000", of=many_of_ours("p99", BARE), at_most=1.2),
             Comparison(name="missed slots", of=missed_of_ours, at_most=0, places=0),
             Comparison(
-                name="seconds of drift in an hour of virtual time", of=value("drift", HOUR), at_most=1e-6, places=6
+                name="seconds of drift in an hour of virtual time", of=Value(HOUR, "drift"), at_most=1e-6, places=6
             ),
             Comparison(name="share over APScheduler 3, 10,000", of=many_of_ours("share", THREE)),
             Comparison(name="share over bare asyncio tasks, 10,000", of=many_of_ours("share", ASYNCIO)),

@@ -8,7 +8,7 @@ from tickrunner_trio import Config, MemoryLocker, Service, Supervisor, Tick
 
 from ..clocks import JumpingClock
 from ..loops import LONG_INTERVAL, Counter
-from ..question import OURS, Comparison, Figure, Measurement, Question, ratio, value
+from ..question import OURS, Comparison, Figure, Measurement, Question, Value, ratio
 from ..resident import resident_bytes
 
 BARE, THREE = "bare Trio tasks", "APScheduler 3"
@@ -29,7 +29,7 @@ def question(*, quick: bool) -> Question:
             ),
         ),
         comparisons=(
-            Comparison(name="KiB per service", of=value("KiB"), at_most=8.0),
+            Comparison(name="KiB per service", of=Value(OURS, "KiB"), at_most=8.0),
             Comparison(name="over bare Trio tasks", of=ratio("KiB", BARE)),
             Comparison(name="over APScheduler 3", of=ratio("KiB", THREE)),
         ),

@@ -9,15 +9,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from ..imports import first_task, timed
-from ..question import OURS, Comparison, Figure, Measurement, Question, ratio, value
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ..question import Round
+from ..question import OURS, Comparison, Difference, Figure, Measurement, Question, Value, ratio
 
 TRIO = "import trio"
 API = "import trio, opentelemetry.trace, opentelemetry.metrics"
@@ -32,9 +26,9 @@ BASE, COMMAND = "trio and the OpenTelemetry API", f"{OURS}, command line"
 FIRST, FIRST_BARE = f"{OURS}, first tick of `run`", "first task of a bare Trio program"
 
 
-def over(base: str, of: str) -> Callable[[Round], float]:
+def over(base: str, of: str) -> Difference:
     """Return what takes from a round the milliseconds that one way takes longer than another."""
-    return lambda measured: measured[of]["ms"] - measured[base]["ms"]
+    return Difference(Value(of, "ms"), Value(base, "ms"))
 
 
 def question(*, quick: bool) -> Question:
@@ -60,7 +54,7 @@ def question(*, quick: bool) -> Question:
             Comparison(name="ms over a bare program, first tick", of=over(FIRST_BARE, FIRST), at_most=20.0, places=1),
             *(
                 Comparison(
-                    name=f"psycopg and SDK modules imported, {name}", of=value("foreign", way), at_most=0, places=0
+                    name=f"psycopg and SDK modules imported, {name}", of=Value(way, "foreign"), at_most=0, places=0
                 )
                 for name, way in (("library", OURS), ("command line", COMMAND), ("first tick", FIRST))
             ),

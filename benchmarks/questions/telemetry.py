@@ -40,14 +40,12 @@ from tickrunner_trio import Config, MemoryLocker, Service, Supervisor, Tick
 from tickrunner_trio._telemetry._names import TICK_BOUNDARIES
 
 from ..loops import BUSY_INTERVAL, SERVICES
-from ..question import OURS, Comparison, Figure, Measurement, Question
+from ..question import OURS, Comparison, Difference, Figure, Measurement, Question, Quotient, Value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
-
-    from ..question import Round
 
     Work = Callable[[Tick], Awaitable[None]]
 
@@ -57,14 +55,9 @@ HAND = "by hand"
 WARM_UP = 300
 
 
-def added(state: str, by: str) -> Callable[[Round], float]:
+def added(state: str, by: str) -> Difference:
     """Return what takes from a round the microseconds that telemetry adds in that state."""
-    return lambda measured: measured[f"{by}, {state}"]["us"] - measured[WITHOUT]["us"]
-
-
-def ours_over_hand(state: str) -> Callable[[Round], float]:
-    """Return what takes from a round what ours adds over what is written by hand."""
-    return lambda measured: added(state, OURS)(measured) / added(state, HAND)(measured)
+    return Difference(Value(f"{by}, {state}", "us"), Value(WITHOUT, "us"))
 
 
 def question(*, quick: bool) -> Question:
@@ -83,7 +76,11 @@ def question(*, quick: bool) -> Question:
         ),
         comparisons=(
             *(
-                Comparison(name=f"added over by hand, {state}", of=ours_over_hand(state), at_most=1.3)
+                Comparison(
+                    name=f"added over by hand, {state}",
+                    of=Quotient(added(state, OURS), added(state, HAND)),
+                    at_most=1.3,
+                )
                 for state in STATES
             ),
             *(

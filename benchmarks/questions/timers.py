@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..question import OURS, Comparison, Measurement, Question, ratio, value
+from ..question import OURS, Comparison, Measurement, Question, Value, ratio
 from .lateness import FIGURES
 
 BARE, PARKED, TIMERFD = "bare Trio tasks", "parked tasks, Trio's timer", "parked tasks, a timerfd"
@@ -28,7 +28,7 @@ def question(*, quick: bool) -> Question:
         comparisons=(
             Comparison(name="p50 over bare Trio tasks", of=ratio("p50", BARE), guarded=False),
             Comparison(name="p50 over a timerfd", of=ratio("p50", TIMERFD), guarded=False),
-            Comparison(name="p50 in milliseconds", of=value("p50"), guarded=False),
+            Comparison(name="p50 in milliseconds", of=Value(OURS, "p50"), guarded=False),
         ),
         rounds=1 if quick else 5,
         notes=(
