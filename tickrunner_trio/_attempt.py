@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import trio
 
-from ._audit import log_safely, new_request_id, request_id_set_to
+from ._audit import log_safely, new_request_id, request_id_set_to, set_request_id
 from ._errors import DatabaseUnavailableError, LockLostError
 from ._outcome import Outcome, Tick, TickReport, judge
 from ._reporting import call_plain
@@ -48,7 +48,7 @@ class Shared(NamedTuple):
     log: Logger
     meter: ServiceMeter
     tracer: ServiceTracer
-    under_way: set[Attempt]  #: Those that run now.
+    under_way: list[Attempt]  #: Those that run now: one, or two.
 
 
 class Attempt:
@@ -129,7 +129,7 @@ class Attempt:
         """
         shared = self._shared
         self._then = then
-        shared.under_way.add(self)
+        shared.under_way.append(self)
         try:
             with request_id_set_to(self.request_id):
                 if not self._gate_is_open():
@@ -149,17 +149,17 @@ class Attempt:
                 elif self.outcome is None:
                     self._work_did_not_run(had)
         finally:
-            shared.under_way.discard(self)
+            shared.under_way.remove(self)
 
     async def run_under(self, lease: Lease) -> None:
         """Take the tick from the gate to its report under a lock that is held already."""
-        self._shared.under_way.add(self)
+        self._shared.under_way.append(self)
         try:
             with request_id_set_to(self.request_id):
                 if self._gate_is_open():
                     await self._work_under(lease)
         finally:
-            self._shared.under_way.discard(self)
+            self._shared.under_way.remove(self)
 
     @property
     def work_began_at(self) -> float | None:
@@ -237,8 +237,11 @@ class Attempt:
                     error = raised
                 self._judge(lease, epoch, scope, error)
             if self._then is not None:
-                with request_id_set_to(None):
+                set_request_id(None)
+                try:
                     await self._then(self, lease)
+                finally:
+                    set_request_id(self.request_id)
         finally:
             if self._asked_at is not None:
                 shared.meter.lock_was_let_go(lease)

@@ -28,8 +28,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
-from contextlib import contextmanager
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -54,7 +52,7 @@ from ._utc import utc_at, utc_offset
 from ._watching import timed_lease
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
@@ -99,7 +97,7 @@ class Service:
             config.name, self._health, config.interval, has_gate=config.should_run is not None, provider=meter_provider
         )
         tracer = ServiceTracer(config.name, self._lock_id, provider=tracer_provider, trace_skipped=trace_skipped)
-        self._under_way = set[Attempt]()
+        self._under_way = list[Attempt]()
         self._shared = Shared(config, self._lock_id, self._log, self._meter, tracer, self._under_way)
         # The clock, and its time when `run` was entered or the last outcome came; one tuple, read in any thread.
         self._heard: tuple[trio.abc.Clock, float] | None = None
@@ -111,7 +109,7 @@ class Service:
         self._number = 0
         self._drained = False
         self._run_task: trio.lowlevel.Task | None = None
-        self._requests: deque[Request] = deque()
+        self._requests: list[Request] = []  # few at a time
         self._alarm = Alarm()  # under which the task of `run` sleeps
         self._has_slept = False  # since the last tick, in its hold: to let others run once more would take 5 us
         self._approach = trio.CancelScope()  # around `run`; cancelled when a tick is dropped, which is its last one
@@ -199,38 +197,40 @@ class Service:
         Error handling: each error goes to ``config.on_error``, or to the service's logger at ERROR. KeyboardInterrupt,
         SystemExit and their kin pass through as they are, in no group, after the lock was let go.
         """
-        with self._being_run(), self._approach:
-            task_status.started()
-            await trio.lowlevel.checkpoint()
-            entered_at = trio.current_time()
-            schedule = self._schedule = Schedule(
-                entered_at + jitter(self.interval, random_of(self.name)), self.interval
-            )
-            startup = self._config.startup
-            if startup is not None and not self._drained:
-                attempt = self._startup_pass = self._attempt(startup, entered_at)
-                await attempt.run(self._hold)
-                self._startup_pass = None
+        self._begin_run()
+        crashed = False
+        try:
+            with self._approach:
+                task_status.started()
+                await trio.lowlevel.checkpoint()
+                entered_at = trio.current_time()
+                schedule = self._schedule = Schedule(
+                    entered_at + jitter(self.interval, random_of(self.name)), self.interval
+                )
+                startup = await self._run_startup(entered_at)
                 schedule = self._schedule  # a success has begun another one
-                if self._startup_is_done(attempt):
-                    startup = None
-            while True:
-                if self._requests or self._drained or schedule.next_at <= trio.current_time():
-                    if not self._has_slept:
-                        await trio.lowlevel.checkpoint()
-                else:
-                    await self._alarm.sleep_until(schedule.next_at)
-                self._has_slept = False
-                if self._requests:
-                    await self._serve(self._requests.popleft())
-                now = trio.current_time()
-                if self._drained:
-                    return
-                if schedule.next_at <= now:
-                    attempt = self._attempt(startup or self._config.work, self._take_slot(schedule, now))
-                    await attempt.run(self._hold)
-                    if startup is not None and self._startup_is_done(attempt):
-                        startup = None
+                while True:
+                    if self._requests or self._drained or schedule.next_at <= trio.current_time():
+                        if not self._has_slept:
+                            await trio.lowlevel.checkpoint()
+                    else:
+                        await self._alarm.sleep_until(schedule.next_at)
+                    self._has_slept = False
+                    if self._requests:
+                        await self._serve(self._requests.pop(0))
+                    now = trio.current_time()
+                    if self._drained:
+                        return
+                    if schedule.next_at <= now:
+                        attempt = self._attempt(startup or self._config.work, self._take_slot(schedule, now))
+                        await attempt.run(self._hold)
+                        if startup is not None and self._startup_is_done(attempt):
+                            startup = None
+        except Exception:
+            crashed = True
+            raise
+        finally:
+            self._end_run(crashed=crashed)
 
     async def tick(self) -> TickReport:
         """Run one tick now, whatever the schedule says, and return its report.
@@ -265,8 +265,7 @@ class Service:
 
     # What the loop does.
 
-    @contextmanager
-    def _being_run(self) -> Generator[None]:
+    def _begin_run(self) -> None:
         if self._run_task is not None:
             raise trio.BusyResourceError(f"another task runs the service {self.name!r} already: run it once")
         self._run_task = trio.lowlevel.current_task()
@@ -276,19 +275,24 @@ class Service:
         self._heard = (trio.lowlevel.current_clock(), trio.current_time())
         self._utc_offset = utc_offset()
         self._meter.run_is_under_way(trio.current_time() + self._utc_offset)
-        crashed = False
-        try:
-            yield
-        except Exception:
-            crashed = True
-            raise
-        finally:
-            self._run_task = self._schedule = None
-            # A service that ended in order is not late; one that crashed is, until somebody runs it again.
-            if not crashed:
-                self._heard = None
-                self._meter.run_is_under_way(None)
-            self._drop_requests()
+
+    def _end_run(self, *, crashed: bool) -> None:
+        self._run_task = self._schedule = None
+        # A service that ended in order is not late; one that crashed is, until somebody runs it again.
+        if not crashed:
+            self._heard = None
+            self._meter.run_is_under_way(None)
+        self._drop_requests()
+
+    async def _run_startup(self, entered_at: float) -> Callable[[Tick], Awaitable[None]] | None:
+        """Make the startup pass, if there is one; return it if it has to be tried again, in place of the next slots."""
+        startup = self._config.startup
+        if startup is None or self._drained:
+            return None
+        attempt = self._startup_pass = self._attempt(startup, entered_at)
+        await attempt.run(self._hold)
+        self._startup_pass = None
+        return None if self._startup_is_done(attempt) else startup
 
     def _take_slot(self, schedule: Schedule, now: float) -> float:
         missed = schedule.missed
@@ -328,7 +332,7 @@ class Service:
             if self._requests:
                 if timed is not None and not timed.let_go_after(math.inf):
                     break  # the hold has just ended: the tick will get a lock of its own
-                await self._serve(self._requests.popleft(), lease)
+                await self._serve(self._requests.pop(0), lease)
             elif timed is None:
                 await self._alarm.sleep_until(held_until)
             elif timed.let_go_after(held_until - now):
@@ -368,7 +372,7 @@ class Service:
 
     def _drop_requests(self) -> None:
         while self._requests:
-            self._requests.popleft().answer_dropped()
+            self._requests.pop(0).answer_dropped()
 
     def _attempt(
         self,
