@@ -20,7 +20,7 @@ MODULES = {
     "abc": ["abc", "_errors"],
     "pure": ["_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "lockers._timing"],
     "observing": ["_audit", "_surroundings", "_utc", "_telemetry*"],
-    "running": ["_attempt", "_watching", "_forced", "_reporting", "_service", "_supervisor", "_passes"],
+    "running": ["_alarm", "_attempt", "_watching", "_forced", "_reporting", "_service", "_supervisor", "_passes"],
     "lockers": [
         *("lockers", "lockers._memory", "lockers._postgres", "lockers._lock_book", "lockers._lease", "lockers._clock"),
         *("lockers._losses", "lockers._driver"),

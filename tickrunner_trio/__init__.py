@@ -12,8 +12,8 @@
 #     lockers      lockers/: memory; postgres (the Trio face) and session thread, with the lock book between them; under
 #                  the thread session, then connection (the only importer of psycopg); holders, clock, driver,
 #                  statistics
-#     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _watching,
-#                  _reporting, _passes
+#     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _alarm,
+#                  _watching, _reporting, _passes
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _surroundings (what simulations
 #                  replace); _telemetry/ (the only importer of opentelemetry: spans, and integers that exporters read)
 #     pure         _config, _outcome, _schedule, _health, _statistics, _lock_ids, lockers/_timing (the arithmetic of
