@@ -22,12 +22,15 @@ COMMITTED = HERE / "results.json"
 def main() -> int:
     """Measure what the command line says, and return the exit status."""
     options = _options()
+    if options.render:
+        _write(_committed())
+        return 0
     asked = [each.question(quick=options.quick) for each in questions.ALL]
     if options.only:
         asked = [each for each in asked if each.key in options.only]
     where = surroundings(options.peers)
     _print(where)
-    committed = json.loads(COMMITTED.read_text(encoding="utf-8")) if COMMITTED.exists() else {}
+    committed = _committed()
     found: dict[str, results.Result] = {}
     began = perf_counter()
     with Servers() as servers:
@@ -58,6 +61,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--write", action="store_true", help="write results.json, the plots and the tables of README.md"
     )
+    parser.add_argument("--render", action="store_true", help="write plots and tables of results.json, measure nothing")
     parser.add_argument(
         "--peers", type=Path, default=Path(sys.prefix, "peers"), help="the folder of peers that share a name"
     )
@@ -65,6 +69,10 @@ def _options() -> argparse.Namespace:
     if options.quick and options.write:
         parser.error("--quick is not exact enough for --write: leave one of them out")
     return options
+
+
+def _committed() -> dict[str, results.Result]:
+    return json.loads(COMMITTED.read_text(encoding="utf-8")) if COMMITTED.exists() else {}
 
 
 def _tell_what_is_worse(found: dict[str, results.Result], committed: dict[str, results.Result]) -> None:

@@ -6,7 +6,7 @@ import copy
 import json
 import sys
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -177,7 +177,7 @@ def test_a_picture_is_small_and_well_formed(figures: list[float], *, is_logarith
         figures = [1, 1]
     result = result_of(figures, [7.0] * len(figures))
     picture = plots.svg_of(Plot("ticks", "a < b & c", ("us",), is_logarithmic), result)
-    root = ElementTree.fromstring(picture)
+    root = ET.fromstring(picture)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert len(picture) < 40_000
     width = float(root.get("width", "0"))

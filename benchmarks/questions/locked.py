@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tickrunner_trio import AdvisoryLocker, Lease
 
 SERVICES = 1_000
-INTERVAL = 0.5
+INTERVAL = 1.0
 
 LOOP = "psycopg loop, one connection"
 POOL = "pool of 20 and to_thread"
@@ -54,7 +54,7 @@ def question(*, quick: bool) -> Question:
             Measurement(
                 way=OURS,
                 function=f"{__name__}:measure_slots",
-                arguments={"slots": 4 if quick else 8},
+                arguments={"slots": 3 if quick else 6},
                 several=True,
                 server=True,
             ),

@@ -70,7 +70,7 @@ def question(*, quick: bool) -> Question:
             Measurement(
                 way=OURS,
                 function=f"{__name__}:measure",
-                arguments={"turns": 4 if quick else 8, "ticks": 700},
+                arguments={"turns": 4 if quick else 7, "ticks": 700},
                 several=True,
             ),
         ),
