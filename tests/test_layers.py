@@ -23,7 +23,7 @@ MODULES = {
     "running": ["_alarm", "_attempt", "_watching", "_forced", "_reporting", "_service", "_supervisor", "_passes"],
     "lockers": [
         *("lockers", "lockers._memory", "lockers._postgres", "lockers._lock_book", "lockers._lease", "lockers._clock"),
-        *("lockers._losses", "lockers._driver"),
+        *("lockers._losses", "lockers._driver", "lockers._hold_ends"),
         *("lockers._statistics", "lockers._session_thread", "lockers._session", "lockers._connection"),
         "lockers._holders",
     ],

@@ -888,6 +888,17 @@ def test_a_hold_ends_with_the_first_statement_at_its_time_and_with_none_before()
     assert not other.lost
 
 
+def test_holds_that_were_put_off_or_ended_early_do_not_pile_up() -> None:
+    desk = Desk()
+    [lease, other] = desk.have(5, 6)
+    for step in range(10_000):
+        assert lease.let_go_after(100.0 + step)
+        assert other.let_go_after(50.0 if step % 2 else math.inf)
+    assert len(desk.book._holds._heap) < 200
+    desk.now = 50.0
+    assert desk.book.next_batch().releases == [other]
+
+
 @pytest.mark.parametrize("instead", [math.inf, 6.0])
 def test_a_hold_that_was_put_off_does_not_end_at_its_first_time(instead: float) -> None:
     desk = Desk()

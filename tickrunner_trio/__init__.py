@@ -9,7 +9,8 @@
 #     ---------------------------------------------------------------------------------------------------------
 #     bridges      bridges: what turns foreign functions into work: _thread_work; _asyncio_work, on its _asyncio_tasks;
 #                  _foreign, their names. Nothing below or beside imports them
-#     lockers      lockers/: memory; postgres (the Trio face) and session thread, with the lock book between them; under
+#     lockers      lockers/: memory; postgres (the Trio face) and session thread, between them the lock book on its
+#                  hold ends; under
 #                  the thread session, then connection (the only importer of psycopg); holders, clock, driver,
 #                  statistics
 #     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _alarm,
