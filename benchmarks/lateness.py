@@ -2,13 +2,14 @@
 
 ::
 
-    origin       first slots             idle             first slots + 1 s      idle
-    |---------------|-----------------------|-----------------|---------------------|--- ...
-    0             0.5 s                     1 s              1.5 s
-                                       look begins at 1.75 s, and takes whole seconds
+    origin     first slots          idle           second slots           idle
+    |--------------------|------------------|--------------------|------------------|--- ...
+    0                   0.5 s              1 s                  1.5 s              2 s
+                                                      the look begins at 1.75 s, and takes whole seconds
 
 Slots are spread over the first half of an interval of one second, since that is where this library's jitter puts the
-first ticks. So a look begins and ends where no service is due, and the number of slots in it is known.
+first ticks. So a look begins and ends where no service is due, and the number of slots in it is known. The
+first slots are not looked at: many tasks begin at once then, and what they are late is no matter of the schedule.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Watch:
     def __init__(self, services: int, lead: float, now: Callable[[], float]) -> None:
         self._now = now
         self._late: list[float] = []
-        self.origin = now() + lead
+        self._began = now()
+        self.origin = self._began + lead
         self.slots = [self.origin + phase for phase in phases(services, INTERVAL)]
         """The first slot of each service, on the loop's clock."""
 
@@ -54,10 +56,13 @@ class Watch:
     async def look(self, sleep: Callable[[float], Awaitable[None]], seconds: int) -> dict[str, float]:
         """Watch for so many whole seconds. ``sleep`` is that of the loop."""
         gc.collect()
-        await sleep(self.origin + 1.75 * INTERVAL - self._now())
+        begin = self.origin + 1.75 * INTERVAL
+        if self._now() > begin:
+            raise AssertionError(f"{begin - self._began:.2f} s were not enough to set everything up")
+        await sleep(begin - self._now())
         self._late.clear()
         processor, wall = process_time(), self._now()
-        await sleep(self.origin + 1.75 * INTERVAL + seconds - self._now())
+        await sleep(begin + seconds - self._now())
         processor, wall = process_time() - processor, self._now() - wall
         late = list(self._late)
         if not late:

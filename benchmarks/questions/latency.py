@@ -21,7 +21,7 @@ LOOP, POOL = "psycopg loop", "pool and to_thread"
 
 def question(*, quick: bool) -> Question:
     """Ask it."""
-    arguments = {"seconds": 0.4 if quick else 1.0}
+    arguments = {"seconds": 0.3 if quick else 1.0}
     functions = {
         OURS: f"{__name__}:measure",
         LOOP: "benchmarks.peers.psycopg_loop:latency",
@@ -65,7 +65,7 @@ def question(*, quick: bool) -> Question:
                 for of, way in (("loop", LOOP), ("pool", POOL))
             ),
         ),
-        rounds=3 if quick else 5,
+        rounds=2 if quick else 5,
         notes=(
             "Microseconds. `p50` and `p99`: of ours, from the call to the report, through gate, lock, work and "
             "judgement; of the loop, the lock alone; of the pool, until the work is done. `+unlock`: the same to the "

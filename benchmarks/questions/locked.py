@@ -54,7 +54,7 @@ def question(*, quick: bool) -> Question:
             Measurement(
                 way=OURS,
                 function=f"{__name__}:measure_slots",
-                arguments={"slots": 3 if quick else 6},
+                arguments={"slots": 3 if quick else 5},
                 several=True,
                 server=True,
             ),
@@ -96,7 +96,7 @@ def question(*, quick: bool) -> Question:
                 name="always due, over the psycopg loop", of=ratio("per_second", LOOP, of=ALWAYS), more_is_better=True
             ),
         ),
-        rounds=3 if quick else 5,
+        rounds=1 if quick else 5,
         notes=(
             "Over a unix socket, on a server with `fsync=off`: that costs a lock nothing, as it writes nothing, and "
             "helps the peers that write rows (APScheduler 4, Procrastinate, PgQueuer), which would be slower on a "

@@ -33,7 +33,7 @@ def over(base: str, of: str) -> Difference:
 
 def question(*, quick: bool) -> Question:
     """Ask it."""
-    children = {"children": 4 if quick else 7}
+    children = {"children": 4 if quick else 5}
     return Question(
         key="startup",
         title="Start-up",
@@ -61,7 +61,7 @@ def question(*, quick: bool) -> Question:
             Comparison(name="library over trio and API", of=ratio("ms", BASE)),
             Comparison(name="first tick over a bare program", of=ratio("ms", FIRST_BARE, of=FIRST)),
         ),
-        rounds=2 if quick else 5,
+        rounds=1 if quick else 5,
         notes=(
             "Milliseconds, each the least of several fresh interpreters. Imports are timed within the interpreter; the "
             "first tick, and the first task beside it, from the start of the process, interpreter included. The first "

@@ -15,7 +15,7 @@ REPLICA = f"{OURS}, cadence replica"
 
 def question(*, quick: bool) -> Question:
     """Ask it."""
-    arguments = {"seconds": 0.4 if quick else 1.0}
+    arguments = {"seconds": 0.4 if quick else 0.8}
     return Question(
         key="ticks",
         title="Processor time per tick of a no-op service at saturation",
