@@ -36,6 +36,7 @@ def surroundings(peers: Path) -> str:
     except (IndexError, LocalPostgresError):
         postgres = "none"
     machine = f"{os.cpu_count()} x {processor()}, {platform.system()} {platform.release()}"
+    machine += f", load average {os.getloadavg()[0]:.1f} before"  # what else ran makes spreads wide
     return f"commit {commit()}; {python}, {', '.join(versions)}, PostgreSQL {postgres}; {machine}"
 
 

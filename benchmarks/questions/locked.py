@@ -64,19 +64,19 @@ def question(*, quick: bool) -> Question:
             Measurement(
                 way=PGQUEUER,
                 function="benchmarks.peers.pgqueuer_jobs:rate",
-                arguments={"jobs": 4_000 if quick else 10_000},
+                arguments={"jobs": 4_000 if quick else 6_000},
                 server=True,
             ),
             Measurement(
                 way=PROCRASTINATE,
                 function="benchmarks.peers.procrastinate_jobs:rate",
-                arguments={"jobs": 400 if quick else 1_000},
+                arguments={"jobs": 300 if quick else 500},
                 server=True,
             ),
             Measurement(
                 way=FOUR,
                 function="benchmarks.peers.apscheduler4:rate",
-                arguments={"jobs": 200 if quick else 500},
+                arguments={"jobs": 200 if quick else 300},
                 peer="apscheduler4",
                 server=True,
             ),
