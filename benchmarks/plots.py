@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .question import Plot
     from .results import Result
 
-WIDTH, LABELS, RIGHT = 860, 300, 90
+WIDTH, LABELS, RIGHT = 860, 300, 130
 BAR, GAP, TOP, BOTTOM = 16, 10, 44, 34
 OUR_COLOURS = ("#0b6e4f", "#3fa27f", "#9bd3bd")
 THEIR_COLOURS = ("#5b6b8c", "#93a0ba", "#c8cfdd")
