@@ -21,7 +21,7 @@ LOOP, POOL = "psycopg loop", "pool and to_thread"
 
 def question(*, quick: bool) -> Question:
     """Ask it."""
-    arguments = {"seconds": 0.3 if quick else 1.0}
+    arguments = {"seconds": 0.3 if quick else 0.7}
     functions = {
         OURS: f"{__name__}:measure",
         LOOP: "benchmarks.peers.psycopg_loop:latency",
