@@ -65,7 +65,7 @@ def question(*, quick: bool) -> Question:
                 for of, way in (("loop", LOOP), ("pool", POOL))
             ),
         ),
-        rounds=2 if quick else 5,
+        rounds=1 if quick else 5,
         notes=(
             "Microseconds. `p50` and `p99`: of ours, from the call to the report, through gate, lock, work and "
             "judgement; of the loop, the lock alone; of the pool, until the work is done. `+unlock`: the same to the "
