@@ -18,7 +18,16 @@ ROOT = Path(__file__).parents[1] / "tickrunner_trio"
 #: Which modules make a layer. A trailing * stands for any ending.
 MODULES = {
     "abc": ["abc", "_errors"],
-    "pure": ["_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "lockers._timing"],
+    "pure": [
+        "_config",
+        "_outcome",
+        "_schedule",
+        "_health",
+        "_statistics",
+        "_lock_ids",
+        "lockers._timing",
+        "lockers._ledger_schema",
+    ],
     "observing": ["_audit", "_surroundings", "_utc", "_telemetry*"],
     "running": ["_attempt", "_watching", "_forced", "_reporting", "_service", "_supervisor", "_passes"],
     "lockers": [

@@ -17,7 +17,7 @@
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _surroundings (what simulations
 #                  replace); _telemetry/ (the only importer of opentelemetry: spans, and integers that exporters read)
 #     pure         _config, _outcome, _schedule, _health, _statistics, _lock_ids, lockers/_timing (the arithmetic of
-#                  the lease): no await, no I/O, time comes in as an argument
+#                  the lease), lockers/_ledger_schema (its tables): no await, no I/O, time comes in as an argument
 #     abc          abc (what others implement), _errors
 #
 #     _local_postgres and its _postgres_keeper stand alone: a throw-away server for demo and tests, which imports
