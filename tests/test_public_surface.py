@@ -14,7 +14,7 @@ from tickrunner_trio import Config, HealthState, MemoryLocker, Outcome, Tick, Ti
 
 NAMES = {
     *("Config", "Service", "Supervisor", "Tick", "TickReport", "Outcome", "WorkerHealth", "HealthState"),
-    "ServiceStatistics",
+    *("ServiceStatistics", "ClusterHealth", "PastRun", "PostgresLedger"),
     *("AdvisoryLocker", "Lease", "MemoryLocker", "PostgresLocker"),
     *("LockLostError", "DatabaseUnavailableError", "LockerConfigurationError"),
     *("component_logger", "TickContextFilter", "request_id", "lock_id_for"),

@@ -10,14 +10,15 @@
 #     bridges      bridges: what turns foreign functions into work: _thread_work; _asyncio_work, on its _asyncio_tasks;
 #                  _foreign, their names. Nothing below or beside imports them
 #     lockers      lockers/: memory; postgres (the Trio face) and session thread, with the lock book between them; under
-#                  the thread session, then connection (the only importer of psycopg); holders, clock, driver,
-#                  statistics
+#                  the thread session, then connection (the only importer of psycopg). For one question at a time:
+#                  holders; ledger, on its rows and setup, and they on transaction; short. Clock, driver, statistics
 #     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _watching,
-#                  _reporting, _passes
+#                  _reporting, _operations (what a supervisor asks of a ledger), _passes
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _surroundings (what simulations
 #                  replace); _telemetry/ (the only importer of opentelemetry: spans, and integers that exporters read)
-#     pure         _config, _outcome, _schedule, _health, _statistics, _lock_ids, lockers/_timing (the arithmetic of
-#                  the lease), lockers/_ledger_schema (its tables): no await, no I/O, time comes in as an argument
+#     pure         _config, _outcome, _schedule, _health, _cluster_health, _statistics, _lock_ids; of lockers/ _timing
+#                  (the arithmetic of the lease) and _ledger_schema (its tables): no await, no I/O, time comes in as an
+#                  argument
 #     abc          abc (what others implement), _errors
 #
 #     _local_postgres and its _postgres_keeper stand alone: a throw-away server for demo and tests, which imports
@@ -26,6 +27,8 @@
 from ._audit import TickContextFilter as TickContextFilter
 from ._audit import component_logger as component_logger
 from ._audit import request_id as request_id
+from ._cluster_health import ClusterHealth as ClusterHealth
+from ._cluster_health import PastRun as PastRun
 from ._config import Config as Config
 from ._errors import DatabaseUnavailableError as DatabaseUnavailableError
 from ._errors import LockerConfigurationError as LockerConfigurationError
@@ -47,4 +50,5 @@ from .abc import AdvisoryLocker as AdvisoryLocker
 from .abc import Lease as Lease
 from .abc import QuotaMetricsRefresher as QuotaMetricsRefresher
 from .lockers import MemoryLocker as MemoryLocker
+from .lockers import PostgresLedger as PostgresLedger
 from .lockers import PostgresLocker as PostgresLocker

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from ._outcome import TickReport
 
+    from ._cluster_health import ClusterHealth, PastRun
+
 
 @runtime_checkable
 class Lease(Protocol):
@@ -187,6 +189,50 @@ class LedgerLocker(Protocol):
         In Trio's thread, within five seconds, and again until the service has run. ``wake`` is synchronous and does not
         block. It may be entered before the locker is open.
         """
+        ...
+
+
+@runtime_checkable
+class Ledger(Protocol):
+    """What a ledger offers to those who operate services; it is one for all replicas.
+
+    All of it raises `tickrunner_trio.DatabaseUnavailableError` where nobody can tell now,
+    `tickrunner_trio.LockerConfigurationError` where waiting will not mend it, and ValueError for a service that the
+    ledger does not know.
+    """
+
+    async def cluster_health(self) -> tuple[ClusterHealth, ...]:
+        """Return the health of all services that the ledger knows, over all replicas."""
+        ...
+
+    async def history(self, name: str) -> tuple[PastRun, ...]:
+        """Return the last runs of a service, the newest first."""
+        ...
+
+    async def pause(self, name: str, *, reason: str, by: str) -> ClusterHealth:
+        """Let no replica begin a run of the service until it is resumed."""
+        ...
+
+    async def resume(self, name: str) -> ClusterHealth:
+        """Let the service run again."""
+        ...
+
+    async def trigger(self, name: str, *, by: str = "") -> ClusterHealth:
+        """Have the next free replica run the service, due or not."""
+        ...
+
+    async def add(self, name: str, *, lock_id: int, interval: float) -> None:
+        """Make the service known before its first tick; one that is known stays as it is."""
+        ...
+
+
+@runtime_checkable
+class HasLedger(Protocol):
+    """What a locker may offer beside: the ledger that it keeps, for a `tickrunner_trio.Supervisor` to operate."""
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger; None if this locker keeps none."""
         ...
 
 

@@ -1,113 +1,163 @@
-"""What a locker knows of its ledger beside the session: where it is, and who is to be told what somebody did to it.
-
-Callers register in Trio's thread what they watch; the session's thread reads the names, and what the rows said goes
-back to Trio's thread.
-"""
+"""The Trio face of the ledger's operations: each in a worker thread, on a connection of its own."""
 
 from __future__ import annotations
 
-import logging
-import math
-import threading
-from collections import Counter
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from .._audit import log_safely
-from ._ledger_setup import init_ledger
+import trio
+
+from ._ledger_rows import add_service, pause, read_runs, read_services, resume, trigger
+from ._ledger_schema import DEFAULT_SCHEMA, checked_schema, creation, grants
+from ._ledger_setup import drop_ledger, init_ledger, ledger_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable
 
-    from ._connection import Wait
-    from ._ledger_session import LedgerSession, Seen
-    from ._timing import LeaseTiming
+    from .._cluster_health import ClusterHealth, PastRun
 
-_log = logging.getLogger("tickrunner_trio.lockers.postgres")
-
-#: Seconds from look to look at the watched services: a trigger is run within five.
-LOOK_SECONDS = 4.0
+_T = TypeVar("_T")
 
 
-class Ledger:
-    """The ledger of one locker.
+class PostgresLedger:
+    """The ledger of a database, for those who operate it: ``tickrunner status``, ``pause`` and the like use it.
+
+    ::
+
+        ledger = PostgresLedger("postgresql://ops@db.example/app")
+        await ledger.pause("rebalance", reason="disk is being replaced", by="ada")
+
+    It is a name and no connection: each call opens one, does one short transaction, and closes it. It may be used from
+    several tasks, and goes through a pooler in any mode. No call waits for a synchronous standby, nor longer than
+    2 seconds for the lock of a row.
 
     Args:
-        schema: its name, unquoted.
-        timing: of the lease.
+        conninfo: as that of `PostgresLocker`.
+        schema: where the ledger's tables are: 1 to 63 printable ASCII characters; it is quoted.
+
+    Raises:
+        TypeError: ``conninfo`` or ``schema`` is not a str.
+        ValueError: ``conninfo`` holds a NUL, or ``schema`` is no name for a schema.
+
+    All of its methods raise `DatabaseUnavailableError` where the server cannot do it now, and
+    `LockerConfigurationError` where it will not, with the remedy: there is no ledger, or the role lacks a privilege.
+
+    Cancellation handling: they return at once. The worker thread goes on, some ten seconds at most, and the change that
+    it was asked for may come about.
     """
 
-    def __init__(self, schema: str, timing: LeaseTiming) -> None:
-        self.schema = schema
-        self._timing = timing
-        self._every = min(timing.beat, LOOK_SECONDS)
-        self._is_made = False
-        self._looked_at = -math.inf
-        self._mutex = threading.Lock()  # guards what follows
-        self._wakes: dict[str, list[Callable[[], object]]] = {}
-        self._paused = Counter[str]()
+    def __init__(self, conninfo: str, schema: str = DEFAULT_SCHEMA) -> None:
+        if not isinstance(conninfo, str):
+            raise TypeError(
+                f"conninfo must be a str, got a {type(conninfo).__name__}: write it as 'postgresql://user@host/database'"
+            )
+        if "\0" in conninfo:
+            raise ValueError("conninfo must not contain a NUL character, at which libpq would end it: remove it")
+        self._conninfo = conninfo
+        self._schema = checked_schema(schema, "schema")
 
-    # For callers, in Trio's thread.
+    @property
+    def schema(self) -> str:
+        """The schema of its tables, unquoted."""
+        return self._schema
 
-    @contextmanager
-    def watching(self, service: str, wake: Callable[[], object]) -> Generator[None]:
-        """See `abc.LedgerLocker.watching`."""
-        with self._mutex:
-            self._wakes.setdefault(service, []).append(wake)
-        try:
-            yield
-        finally:
-            with self._mutex:
-                self._wakes[service].remove(wake)
-                if not self._wakes[service]:
-                    del self._wakes[service]
+    def statements(self, *, role: str | None = None) -> tuple[str, ...]:
+        """Return the SQL that makes a ledger where there is none, and grants a role what a locker and operators need.
 
-    def is_paused(self, service: str) -> None:
-        """A tick found it paused: whoever watches is woken when it is so no more."""
-        with self._mutex:
-            self._paused[service] = 1
+        Args:
+            role: which; None: the one that runs the statements.
+        """
+        return (*creation(self._schema), *grants(self._schema, role))
 
-    # For the session's thread.
+    async def init(self, *, role: str | None = None) -> bool:
+        """Make what is missing of the ledger: the schema, its tables, or columns that a newer release has added.
 
-    def session(self, conninfo: str, wait: Wait) -> LedgerSession:
-        """Open a session; before the first one, see that the ledger is there, or make it.
+        Several at once all succeed. Where nothing is missing, the role needs no privilege for it. Running lockers are
+        held up by 0.1 seconds at most, and only if a column is added.
+
+        Args:
+            role: is granted what it needs to use the ledger; None: nobody is.
+
+        Returns:
+            Whether anything was missing.
+        """
+        return await self._in_thread(partial(init_ledger, role=role))
+
+    async def check(self) -> tuple[str, ...]:
+        """Return what is wrong with the ledger for this role, each with its remedy; nothing if all is well."""
+        return await self._in_thread(ledger_problems)
+
+    async def drop(self) -> bool:
+        """Drop the ledger's tables, and the schema if nothing else is in it; return whether there was any.
+
+        With them go the epochs: the next ones begin anew, below those that were given out. What compares epochs has to
+        forget its own.
+        """
+        return await self._in_thread(drop_ledger)
+
+    async def cluster_health(self) -> tuple[ClusterHealth, ...]:
+        """Return the health of all services over all replicas, by name: of those that were ever asked to run."""
+        return await self._in_thread(read_services)
+
+    async def history(self, name: str) -> tuple[PastRun, ...]:
+        """Return the last 100 runs of a service over all replicas, the newest first.
 
         Raises:
-            DatabaseUnavailableError: there is no server that takes us now and may give locks.
-            LockerConfigurationError: there will be none, unless somebody changes something.
+            ValueError: the ledger does not know the service.
         """
-        from ._ledger_session import LedgerSession  # noqa: PLC0415  # loads psycopg
+        return await self._in_thread(read_runs, name)
 
-        session = LedgerSession(conninfo, self._timing, wait, self.schema)
-        return session
+    async def pause(self, name: str, *, reason: str, by: str) -> ClusterHealth:
+        """Let no replica begin a run of the service until it is resumed; return its row.
 
-    def look_at(self) -> float:
-        """Return when the watched services are to be looked at; inf: there are none."""
-        return self._looked_at + self._every if self._wakes else math.inf
+        A run that is under way ends as it will. Ticks are GATED meanwhile, those that somebody forces too. It is kept
+        in the row, over deploys and restarts. Paused again, ``reason`` and ``by`` are replaced.
 
-    def watched(self, now: float) -> Sequence[str] | None:
-        """Return whom to look at now, if anybody."""
-        if now < self.look_at():
-            return None
-        self._looked_at = now
-        with self._mutex:
-            return tuple(self._wakes)
+        Args:
+            name: of the service.
+            reason: for those who find it paused.
+            by: who paused it.
 
-    def woken_by(self, seen: Iterable[Seen]) -> list[Callable[[], object]]:
-        """Take what was seen; return what is to be called in Trio's thread."""
-        with self._mutex:
-            paused = {each.service for each in seen if each.is_paused}
-            resumed = self._paused.keys() - paused
-            woken = resumed | {each.service for each in seen if each.is_triggered and not each.is_paused}
-            self._paused = Counter(paused)
-            return [_safely(wake) for service in sorted(woken) for wake in self._wakes.get(service, ())]
+        Raises:
+            TypeError: one of them is not a str.
+            ValueError: the ledger does not know the service.
+        """
+        return await self._in_thread(partial(pause, reason=_checked("reason", reason), by=_checked("by", by)), name)
+
+    async def resume(self, name: str) -> ClusterHealth:
+        """Let the service run again, at its next slot; return its row. Of one that is not paused, nothing changes.
+
+        Raises:
+            ValueError: the ledger does not know the service.
+        """
+        return await self._in_thread(resume, name)
+
+    async def trigger(self, name: str, *, by: str = "") -> ClusterHealth:
+        """Have the next free replica run the service, due or not; return its row.
+
+        The replicas look for it every few seconds, and the run begins within 5 seconds if one of them is free. It
+        counts as the interval's run. While the service is paused it waits; triggered again before a run has begun,
+        it is one run; triggered while one is under way, another one follows.
+
+        Raises:
+            TypeError: ``by`` is not a str.
+            ValueError: the ledger does not know the service.
+        """
+        return await self._in_thread(partial(trigger, by=_checked("by", by)), name)
+
+    async def add(self, name: str, *, lock_id: int, interval: float) -> None:
+        """Make the service known to the ledger before its first tick; one that it knows stays as it is."""
+        await self._in_thread(partial(add_service, lock_id=lock_id, interval=interval), name)
+
+    def __repr__(self) -> str:
+        return f"<PostgresLedger {self._schema!r}>"  # no conninfo, which may hold a password
+
+    async def _in_thread(self, function: Callable[..., _T], *arguments: str) -> _T:
+        call = partial(function, self._conninfo, self._schema, *(_checked("name", each) for each in arguments))
+        return await trio.to_thread.run_sync(call, abandon_on_cancel=True)
 
 
-def _safely(wake: Callable[[], object]) -> Callable[[], object]:
-    def call() -> None:
-        try:
-            wake()
-        except Exception as error:
-            log_safely(_log, logging.ERROR, "what was to wake a service raised", exc_info=error)
-
-    return call
+def _checked(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{field} must be a str, got {value!r}: write one")
+    return value

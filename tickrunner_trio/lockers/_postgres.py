@@ -18,6 +18,8 @@ from .._telemetry._meters import LockerMeter, SessionTally
 from ._clock import boot_seconds
 from ._holders import read_holders
 from ._lease import PostgresLease
+from ._ledger import PostgresLedger
+from ._ledger_schema import DEFAULT_SCHEMA, checked_schema
 from ._losses import Loss
 from ._session_thread import CLOSED as _CLOSED
 from ._session_thread import SessionThread
@@ -80,6 +82,8 @@ class PostgresLocker:
             session mode.
         lease: seconds from 2 to 3,600. A shorter one frees the locks of a vanished process sooner; a longer one lets
             the work outlast longer hiccups of the server or the network.
+        ledger: True: keep the ledger in the schema ``tickrunner``; a str: in the schema of that name. See
+            `PostgresLedger`.
         meter_provider: of OpenTelemetry, for what it counts of its sessions; None: the global one, also if that is set
             later.
 
@@ -105,7 +109,14 @@ class PostgresLocker:
     further attempts to connect, and notices of the server. No record, error or repr holds a password.
     """
 
-    def __init__(self, conninfo: str, *, lease: float = 15.0, meter_provider: MeterProvider | None = None) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        lease: float = 15.0,
+        ledger: bool | str = False,
+        meter_provider: MeterProvider | None = None,
+    ) -> None:
         if not isinstance(conninfo, str):
             raise TypeError(
                 f"conninfo must be a str, got a {type(conninfo).__name__}: write it as 'postgresql://user@host/database'"
@@ -114,6 +125,9 @@ class PostgresLocker:
             raise ValueError("conninfo must not contain a NUL character, at which libpq would end it: remove it")
         self._conninfo = conninfo
         self._timing = lease_timing(lease)
+        self._ledger: PostgresLedger | None = None
+        if ledger is not False:
+            self._ledger = PostgresLedger(conninfo, DEFAULT_SCHEMA if ledger is True else checked_schema(ledger))
         self._tally = SessionTally(Loss)
         self._meter = LockerMeter(self._tally, meter_provider)
         self._thread: SessionThread | None = None
@@ -129,6 +143,11 @@ class PostgresLocker:
     def timing(self) -> LeaseTiming:
         """What follows from ``lease``: how often it beats, when it cancels, how long work has to stop; in seconds."""
         return self._timing
+
+    @property
+    def ledger(self) -> PostgresLedger | None:
+        """The ledger that it keeps, to be looked at and operated; None without one."""
+        return self._ledger
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
