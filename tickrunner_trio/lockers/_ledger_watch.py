@@ -1,4 +1,4 @@
-"""What a locker knows of its ledger beside the session: where it is, and who is to be told what somebody did to it.
+"""What a locker knows of its ledger: where it is, whether it has been made, and who is to be told what was done to it.
 
 Callers register in Trio's thread what they watch; the session's thread reads the names, and what the rows said goes
 back to Trio's thread.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -38,14 +37,14 @@ class LedgerWatch:
     """
 
     def __init__(self, schema: str, timing: LeaseTiming) -> None:
-        self.schema = schema
+        self._schema = schema
         self._timing = timing
         self._every = min(timing.beat, LOOK_SECONDS)
         self._is_made = False
         self._looked_at = -math.inf
         self._mutex = threading.Lock()  # guards what follows
         self._wakes: dict[str, list[Callable[[], object]]] = {}
-        self._paused = Counter[str]()
+        self._paused = set[str]()
 
     # For callers, in Trio's thread.
 
@@ -62,10 +61,10 @@ class LedgerWatch:
                 if not self._wakes[service]:
                     del self._wakes[service]
 
-    def is_paused(self, service: str) -> None:
+    def found_paused(self, service: str) -> None:
         """A tick found it paused: whoever watches is woken when it is so no more."""
         with self._mutex:
-            self._paused[service] = 1
+            self._paused.add(service)
 
     # For the session's thread.
 
@@ -78,8 +77,10 @@ class LedgerWatch:
         """
         from ._ledger_session import LedgerSession  # noqa: PLC0415  # loads psycopg
 
-        session = LedgerSession(conninfo, self._timing, wait, self.schema)
-        return session
+        if not self._is_made:
+            init_ledger(conninfo, self._schema)
+            self._is_made = True
+        return LedgerSession(conninfo, self._timing, wait, self._schema)
 
     def look_at(self) -> float:
         """Return when the watched services are to be looked at; inf: there are none."""
@@ -97,9 +98,9 @@ class LedgerWatch:
         """Take what was seen; return what is to be called in Trio's thread."""
         with self._mutex:
             paused = {each.service for each in seen if each.is_paused}
-            resumed = self._paused.keys() - paused
+            resumed = self._paused - paused
             woken = resumed | {each.service for each in seen if each.is_triggered and not each.is_paused}
-            self._paused = Counter(paused)
+            self._paused = paused
             return [_safely(wake) for service in sorted(woken) for wake in self._wakes.get(service, ())]
 
 
