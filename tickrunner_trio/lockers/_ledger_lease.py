@@ -24,9 +24,9 @@ class Row(NamedTuple):
     epoch: int | None  #: That was drawn; None: none was, and the lock has been put back.
     due_in: float | None
     last_success: float | None  #: Unix time.
-    is_paused: bool
-    paused_by: str
-    pause_reason: str
+    is_paused: bool = False
+    paused_by: str = ""
+    pause_reason: str = ""
 
 
 class Result(NamedTuple):

@@ -85,73 +85,75 @@ def _filled(text: str, names: dict[str, str]) -> str:
     return " ".join(text.split())
 
 
+# A run in the history: in a slot that is there, and not locked by somebody else, or in one that is made. The lookups are
+# subqueries that the planner cannot turn into joins: with a plan made while the table was small, those read all of it.
+_HISTORY = """
+past AS MATERIALIZED (
+    SELECT ended.*, kept.row, kept.row IS NULL
+        AND (SELECT true FROM <run> AS r WHERE r.service = ended.name AND r.slot = ended.slot) IS NULL AS is_new
+    FROM ended LEFT JOIN LATERAL (
+        SELECT r.ctid AS row FROM <run> AS r WHERE r.service = ended.name AND r.slot = ended.slot
+        FOR NO KEY UPDATE SKIP LOCKED) AS kept ON true
+), ring AS (
+    UPDATE <run> AS r SET epoch = past.epoch, started_at = past.started_at, ended_at = past.ended_at,
+        outcome = past.outcome, replica = past.holder, error = past.error
+    FROM past WHERE r.ctid = past.row
+), growth AS (
+    INSERT INTO <run> (service, slot, epoch, started_at, ended_at, outcome, replica, error)
+    SELECT name, slot, epoch, started_at, ended_at, outcome, holder, error FROM past WHERE is_new
+    ORDER BY name ON CONFLICT DO NOTHING
+)
+"""
+
 # Of each result: $1 the service, $2 its lock, $3 the epoch of the run, $4 the outcome, $5 its duration in seconds, $6 the
-# error, $7 a number from 0 to 1. In the order of the locks: whether each is done with, which is so too where the row
-# has another epoch by now, and the seconds until the service is due. `_dueness` has the arithmetic.
-_RESULTS = """
+# error, $7 a number from 0 to 1. The answer has the locks of those that are written, and the seconds until each service
+# is due; and the locks whose row has another epoch by now. `_dueness` has the arithmetic.
+_RESULTS = f"""
 WITH told AS MATERIALIZED (
     SELECT name, lock_id, epoch, outcome, duration, error, chance
     FROM unnest($1::text[], $2::int8[], $3::int8[], $4::text[], $5::float8[], $6::text[], $7::float8[])
         AS told (name, lock_id, epoch, outcome, duration, error, chance)
-    WHERE <ours>
+    WHERE <ours> ORDER BY name
 ), locked AS MATERIALIZED (
-    SELECT s.name, s.started_at, s.due_at, s.interval_seconds AS seconds,
-        s.interval_seconds * interval '1 second' AS step
-    FROM <service> AS s JOIN told USING (name) WHERE s.epoch = told.epoch
-    ORDER BY s.name FOR NO KEY UPDATE OF s SKIP LOCKED
+    SELECT told.*, s.* FROM told CROSS JOIN LATERAL (
+        SELECT s.ctid AS row, s.started_at, s.due_at, s.interval_seconds AS seconds,
+            s.interval_seconds * interval '1 second' AS step
+        FROM <service> AS s WHERE s.name = told.name AND s.epoch = told.epoch FOR NO KEY UPDATE SKIP LOCKED) AS s
 ), based AS MATERIALIZED (
-    SELECT name, seconds, step, CASE WHEN due_at IS NULL OR due_at > started_at AND due_at <= started_at + step
+    SELECT *, CASE WHEN due_at IS NULL OR due_at > started_at AND due_at <= started_at + step
         THEN started_at ELSE due_at END AS base FROM locked
 ), next AS MATERIALIZED (
-    SELECT name, seconds, step,
-        base + (floor(extract(epoch FROM now() - base)::float8 / seconds) + 1) * step AS due_at FROM based
-), written AS (
+    SELECT *, base + (floor(extract(epoch FROM now() - base)::float8 / seconds) + 1) * step AS next_at FROM based
+), ended AS (
     UPDATE <service> AS s SET
         due_at = CASE
-            WHEN told.outcome = <success> AND next.due_at > now() THEN least(next.due_at, now() + next.step)
-            WHEN told.outcome = <success> THEN next.due_at + next.step
-            WHEN told.outcome IN (<failures>) THEN now() + told.chance * <part> * next.step
+            WHEN next.outcome = <success> AND next.next_at > now() THEN least(next.next_at, now() + next.step)
+            WHEN next.outcome = <success> THEN next.next_at + next.step
+            WHEN next.outcome IN (<failures>) THEN now() + next.chance * <part> * next.step
             ELSE s.due_at END,
-        triggered_at = CASE WHEN told.outcome <> <cancelled> AND s.triggered_at <= s.started_at THEN NULL
+        triggered_at = CASE WHEN next.outcome <> <cancelled> AND s.triggered_at <= s.started_at THEN NULL
             ELSE s.triggered_at END,
-        triggered_by = CASE WHEN told.outcome <> <cancelled> AND s.triggered_at <= s.started_at THEN NULL
+        triggered_by = CASE WHEN next.outcome <> <cancelled> AND s.triggered_at <= s.started_at THEN NULL
             ELSE s.triggered_by END,
-        last_outcome = told.outcome,
+        last_outcome = next.outcome,
         last_ended_at = now(),
-        last_duration = told.duration,
-        last_success = CASE WHEN told.outcome = <success> THEN now() ELSE s.last_success END,
-        last_failure = CASE WHEN told.outcome IN (<errors>) THEN now() ELSE s.last_failure END,
-        last_error = CASE WHEN told.outcome = <success> THEN '' WHEN told.outcome IN (<errors>) THEN told.error
+        last_duration = next.duration,
+        last_success = CASE WHEN next.outcome = <success> THEN now() ELSE s.last_success END,
+        last_failure = CASE WHEN next.outcome IN (<errors>) THEN now() ELSE s.last_failure END,
+        last_error = CASE WHEN next.outcome = <success> THEN '' WHEN next.outcome IN (<errors>) THEN next.error
             ELSE s.last_error END,
-        consecutive_failures = CASE WHEN told.outcome = <success> THEN 0
-            WHEN told.outcome IN (<errors>) THEN s.consecutive_failures + 1 ELSE s.consecutive_failures END
-    FROM next JOIN told USING (name)
-    WHERE s.name = next.name
-    RETURNING s.name, s.epoch, (s.epoch % <slots>)::int2 AS slot, s.started_at, coalesce(s.holder, '') AS holder,
-        s.due_at, told.outcome, told.error
-), past AS MATERIALIZED (
-    SELECT r.service, r.slot FROM <run> AS r JOIN written ON r.service = written.name AND r.slot = written.slot
-    ORDER BY r.service FOR NO KEY UPDATE OF r SKIP LOCKED
-), ring AS (
-    UPDATE <run> AS r SET epoch = written.epoch, started_at = written.started_at, ended_at = now(),
-        outcome = written.outcome, replica = written.holder, error = written.error
-    FROM past JOIN written ON written.name = past.service
-    WHERE r.service = past.service AND r.slot = past.slot
-), growth AS (
-    INSERT INTO <run> (service, slot, epoch, started_at, ended_at, outcome, replica, error)
-    SELECT name, slot, epoch, started_at, now(), outcome, holder, error FROM written
-    WHERE NOT EXISTS (SELECT FROM <run> AS r WHERE r.service = written.name AND r.slot = written.slot)
-    ORDER BY name ON CONFLICT DO NOTHING
-), done AS MATERIALIZED (
-    SELECT told.lock_id, written.name IS NOT NULL OR NOT EXISTS (
-            SELECT FROM <service> AS s WHERE s.name = told.name AND s.epoch = told.epoch) AS is_done,
-        extract(epoch FROM written.due_at - now())::float8 AS due_in
-    FROM told LEFT JOIN written USING (name)
+        consecutive_failures = CASE WHEN next.outcome = <success> THEN 0
+            WHEN next.outcome IN (<errors>) THEN s.consecutive_failures + 1 ELSE s.consecutive_failures END
+    FROM next WHERE s.ctid = next.row
+    RETURNING s.name, s.epoch, (s.epoch % <slots>)::int2 AS slot, s.started_at, s.last_ended_at AS ended_at,
+        coalesce(s.holder, '') AS holder, next.outcome, next.error, next.lock_id,
+        extract(epoch FROM s.due_at - now())::float8 AS due_in
+), {_HISTORY}, gone AS MATERIALIZED (
+    SELECT lock_id FROM told WHERE (SELECT count(*) FROM ended) < (SELECT count(*) FROM told)
+        AND (SELECT true FROM <service> AS s WHERE s.name = told.name AND s.epoch = told.epoch) IS NULL
 )
-SELECT <whose>,
-    set_config('<written>', coalesce((SELECT array_agg(lock_id) FILTER (WHERE is_done) FROM done), '{}')::text, false),
-    ARRAY(SELECT is_done FROM done ORDER BY lock_id),
-    ARRAY(SELECT due_in FROM done ORDER BY lock_id)
+SELECT <whose>, ARRAY(SELECT lock_id FROM ended), ARRAY(SELECT due_in FROM ended), ARRAY(SELECT lock_id FROM gone),
+    set_config('<written>', ARRAY(SELECT lock_id FROM ended UNION ALL SELECT lock_id FROM gone)::text, false)
 """
 
 # $1 the locks without a result that are let go of, $2 those that are tried. The columns are evaluated from left to
@@ -166,72 +168,66 @@ SELECT <whose>,
         ELSE '{}' END, false)
 """
 
-# What is asked for, and was granted just now. $1 the services, $2 their locks, in the order in which these were tried.
+# What is asked for, and was granted just now. $1 the services, $2 their locks, in the order in which these were tried,
+# $3 the intervals in seconds, $4 whether it is due whatever the row says.
 _ASKED = """
 asked AS MATERIALIZED (
-    SELECT asked.name, asked.lock_id, asked.seconds, asked.forced
+    SELECT name, lock_id, seconds, forced
     FROM unnest($1::text[], $2::int8[], $3::float8[], $4::bool[],
         coalesce(nullif(current_setting('<granted>', true), ''), '{}')::bool[])
         AS asked (name, lock_id, seconds, forced, granted)
-    WHERE asked.granted AND asked.name IS NOT NULL AND <ours>
+    WHERE granted AND name IS NOT NULL AND <ours> ORDER BY name
 )
 """
 
-# $3 the intervals in seconds, $4 as below. A row that is made anew is due now.
+# A row that is made anew is due now.
 _REGISTER = f"""
 WITH {_ASKED}, made AS (
     INSERT INTO <service> (name, lock_id, interval_seconds, due_at)
     SELECT name, lock_id, seconds, now() FROM asked
-    WHERE NOT EXISTS (SELECT FROM <service> AS s WHERE s.name = asked.name)
+    WHERE (SELECT true FROM <service> AS s WHERE s.name = asked.name) IS NULL
     ORDER BY name ON CONFLICT DO NOTHING
 )
 SELECT <whose>
 """
 
-# $3 the intervals in seconds, $4 whether it is due whatever the row says, $5 who we are. Each row tells of a lock that
-# was granted: the epoch, if it was drawn, and what the row says. A run that never ended goes into the history.
+# $5 who we are. The first row of the answer has the locks of the epochs that were drawn, these, and when each service
+# last succeeded; the others tell, of a lock that was granted and got none, what the row says. A run that never ended
+# goes into the history without an end.
 _DRAW = f"""
 WITH {_ASKED}, server AS MATERIALIZED (
     SELECT ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::int8 AS timeline
 ), due AS MATERIALIZED (
-    SELECT s.name, s.epoch, (s.epoch % <slots>)::int2 AS slot, s.started_at, coalesce(s.holder, '') AS holder,
-        s.started_at IS NOT NULL AND (s.last_ended_at IS NULL OR s.last_ended_at < s.started_at) AS is_unended,
-        asked.lock_id, asked.seconds
-    FROM <service> AS s JOIN asked USING (name)
-    WHERE s.paused_at IS NULL AND (asked.forced OR s.triggered_at IS NOT NULL OR s.due_at IS NULL
-        OR s.due_at <= now() OR s.due_at > now() + asked.seconds * interval '1 second')
-    ORDER BY s.name FOR NO KEY UPDATE OF s SKIP LOCKED
+    SELECT asked.name, asked.lock_id, asked.seconds, s.* FROM asked CROSS JOIN LATERAL (
+        SELECT s.ctid AS row, s.epoch, s.started_at, s.last_ended_at, s.holder
+        FROM <service> AS s WHERE s.name = asked.name AND s.paused_at IS NULL AND (
+            asked.forced OR s.triggered_at IS NOT NULL OR s.due_at IS NULL
+            OR s.due_at <= now() OR s.due_at > now() + asked.seconds * interval '1 second')
+        FOR NO KEY UPDATE SKIP LOCKED) AS s
 ), drawn AS (
     UPDATE <service> AS s SET
         lock_id = due.lock_id, interval_seconds = due.seconds,
         epoch = CASE WHEN s.timeline = server.timeline THEN s.epoch + 1
             ELSE greatest((s.epoch >> <bits>) + 1, server.timeline) << <bits> END,
-        timeline = server.timeline, holder = $5, started_at = now()
-    FROM due CROSS JOIN server
-    WHERE s.name = due.name
-    RETURNING s.name, s.lock_id, s.epoch
-), unended AS MATERIALIZED (
-    SELECT due.* FROM due JOIN drawn USING (name) WHERE due.is_unended
-), past AS MATERIALIZED (
-    SELECT r.service, r.slot FROM <run> AS r JOIN unended ON r.service = unended.name AND r.slot = unended.slot
-    ORDER BY r.service FOR NO KEY UPDATE OF r SKIP LOCKED
-), ring AS (
-    UPDATE <run> AS r SET epoch = unended.epoch, started_at = unended.started_at, ended_at = NULL, outcome = NULL,
-        replica = unended.holder, error = ''
-    FROM past JOIN unended ON unended.name = past.service
-    WHERE r.service = past.service AND r.slot = past.slot
-), growth AS (
-    INSERT INTO <run> (service, slot, epoch, started_at, replica)
-    SELECT name, slot, epoch, started_at, holder FROM unended
-    WHERE NOT EXISTS (SELECT FROM <run> AS r WHERE r.service = unended.name AND r.slot = unended.slot)
-    ORDER BY name ON CONFLICT DO NOTHING
-), kept AS MATERIALIZED (
-    SELECT set_config('<kept>', coalesce(array_agg(lock_id), '{{}}')::text, false) FROM drawn
-)
-SELECT <whose>, asked.lock_id, drawn.epoch, s.name IS NOT NULL, extract(epoch FROM s.due_at - now())::float8,
-    extract(epoch FROM s.last_success)::float8, s.paused_at IS NOT NULL, s.paused_by, s.pause_reason
-FROM kept CROSS JOIN asked LEFT JOIN drawn ON drawn.name = asked.name AND drawn.lock_id = asked.lock_id
-    LEFT JOIN <service> AS s ON s.name = asked.name
+        timeline = server.timeline, holder = $5::text, started_at = now()
+    FROM due CROSS JOIN server WHERE s.ctid = due.row
+    RETURNING s.lock_id, s.epoch, extract(epoch FROM s.last_success)::float8 AS last_success
+), ended AS MATERIALIZED (
+    SELECT name, epoch, (epoch % <slots>)::int2 AS slot, started_at, NULL::timestamptz AS ended_at,
+        coalesce(holder, '') AS holder, NULL::text AS outcome, '' AS error
+    FROM due WHERE started_at IS NOT NULL AND (last_ended_at IS NULL OR last_ended_at < started_at)
+), {_HISTORY}
+SELECT <whose>, ARRAY(SELECT lock_id FROM drawn)::text, ARRAY(SELECT epoch FROM drawn)::text,
+    ARRAY(SELECT last_success FROM drawn)::text, set_config('<kept>', ARRAY(SELECT lock_id FROM drawn)::text, false),
+    NULL, NULL, NULL
+UNION ALL
+SELECT <whose>, asked.lock_id::text, (s.name IS NOT NULL)::text,
+    (extract(epoch FROM s.due_at - now())::float8)::text, (extract(epoch FROM s.last_success)::float8)::text,
+    (s.paused_at IS NOT NULL)::text, s.paused_by, s.pause_reason
+FROM asked LEFT JOIN LATERAL (
+    SELECT name, due_at, last_success, paused_at, paused_by, pause_reason FROM <service> AS s
+    WHERE s.name = asked.name LIMIT 1) AS s ON true
+WHERE asked.lock_id NOT IN (SELECT lock_id FROM drawn)
 """
 
 # $1 the locks that were tried, in the same order, $2 whether each has a row; the others are kept as they are.
@@ -240,8 +236,8 @@ SELECT <whose>,
     CASE WHEN <ours> THEN ARRAY(SELECT pg_advisory_unlock(tried.lock_id)
         FROM unnest($1::int8[], $2::bool[], coalesce(nullif(current_setting('<granted>', true), ''), '{}')::bool[])
             AS tried (lock_id, has_row, granted)
-        WHERE tried.granted AND tried.has_row
-            AND tried.lock_id <> ALL (coalesce(nullif(current_setting('<kept>', true), ''), '{}')::int8[]))
+        WHERE tried.granted AND tried.has_row AND tried.lock_id NOT IN (
+            SELECT unnest(coalesce(nullif(current_setting('<kept>', true), ''), '{}')::int8[])))
         ELSE '{}' END,
     set_config('<granted>', '', false)
 """
