@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from ._ledger_rows import add_service, pause, read_runs, read_services, resume, trigger
-from ._ledger_schema import DEFAULT_SCHEMA, checked_schema, creation, grants
-from ._ledger_setup import drop_ledger, init_ledger, ledger_problems
+from ._ledger_schema import DEFAULT_SCHEMA, checked_schema, creation, grants, removal
+from ._ledger_setup import drop_ledger, init_ledger, ledger_problems, missing_statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,19 @@ class PostgresLedger:
         Args:
             role: which; None: the one that runs the statements.
         """
-        return (*creation(self._schema), *grants(self._schema, role))
+        return (*creation(self._schema), *self.grants(role=role))
+
+    def grants(self, *, role: str | None = None) -> tuple[str, ...]:
+        """Return the part of `statements` that grants."""
+        return tuple(grants(self._schema, role))
+
+    def removal(self) -> tuple[str, ...]:
+        """Return the SQL that drops the ledger, which fails where something else is in its schema."""
+        return tuple(removal(self._schema))
+
+    async def missing(self) -> tuple[str, ...]:
+        """Return the SQL that `init` would run now, without grants; nothing where nothing is missing."""
+        return await self._in_thread(missing_statements)
 
     async def init(self, *, role: str | None = None) -> bool:
         """Make what is missing of the ledger: the schema, its tables, or columns that a newer release has added.

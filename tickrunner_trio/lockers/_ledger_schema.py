@@ -172,3 +172,9 @@ def grants(schema: str, role: str | None = None) -> list[str]:
         f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {to}",
         f"GRANT {', '.join(PRIVILEGES)} ON {tables} TO {to}",
     ]
+
+
+def removal(schema: str) -> list[str]:
+    """Return the statements that drop a ledger, if nothing else is in its schema."""
+    tables = ", ".join(table(schema, name) for name in COLUMNS)
+    return [f"DROP TABLE IF EXISTS {tables}", f"DROP SCHEMA IF EXISTS {quoted(schema)}"]

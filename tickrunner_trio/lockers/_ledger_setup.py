@@ -25,7 +25,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ._clock import boot_seconds
-from ._ledger_schema import COLUMNS, DDL_LOCK_ID, PRIVILEGES, creation, grants, quoted, table
+from ._ledger_schema import COLUMNS, DDL_LOCK_ID, PRIVILEGES, creation, grants, quoted, removal, table
 from ._ledger_transaction import LockedError, transaction
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ def init_ledger(conninfo: str, schema: str, *, role: str | None = None) -> bool:
         DatabaseUnavailableError: the server cannot do it now; or others use the tables without a pause.
         LockerConfigurationError: the role may not do it, and something is missing.
     """
-    with transaction(conninfo, schema, writes=False) as reading:
-        missing = creation(schema, _found(reading, schema))
-    if not missing and role is None:
+    if role is None and not missing_statements(conninfo, schema):
         return False
 
     def make(writing: Transaction) -> bool:
@@ -85,6 +83,12 @@ def init_ledger(conninfo: str, schema: str, *, role: str | None = None) -> bool:
         return bool(missing)
 
     return _changed(conninfo, schema, make)
+
+
+def missing_statements(conninfo: str, schema: str) -> tuple[str, ...]:
+    """Return the statements that `init_ledger` would make it complete with. It raises as `ledger_problems` does."""
+    with transaction(conninfo, schema, writes=False) as reading:
+        return tuple(creation(schema, _found(reading, schema)))
 
 
 def ledger_problems(conninfo: str, schema: str) -> tuple[str, ...]:
@@ -110,13 +114,12 @@ def drop_ledger(conninfo: str, schema: str) -> bool:
         found = _found(writing, schema)
         if found is None:
             return False
-        ours = [table(schema, name) for name in COLUMNS if name in found]
-        if ours:
-            writing.execute(f"DROP TABLE {', '.join(ours)}")
-        is_left = bool(writing.ask(_OTHERS, schema))
-        if not is_left:
-            writing.execute(f"DROP SCHEMA {quoted(schema)}")
-        return bool(ours) or not is_left
+        drop_tables, drop_schema = removal(schema)
+        writing.execute(drop_tables)
+        is_emptied = not writing.ask(_OTHERS, schema)
+        if is_emptied:
+            writing.execute(drop_schema)
+        return is_emptied or not COLUMNS.keys().isdisjoint(found)
 
     return _changed(conninfo, schema, drop)
 
