@@ -6,6 +6,7 @@ import datetime as dt
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from .._config import MAX_SECONDS
 from .._dueness import is_due
 from .._health import describe_error
 from .._outcome import Outcome
@@ -16,6 +17,10 @@ from ._lease import PostgresLease
 if TYPE_CHECKING:
     from .._outcome import TickReport
     from ._lock_book import LockBook
+
+
+#: The server's times have microseconds, and the arithmetic on them needs room.
+_SHORTEST = 0.001
 
 
 class Row(NamedTuple):
@@ -48,8 +53,8 @@ class LedgerLease(PostgresLease):
 
     def __init__(self, book: LockBook, lock_id: int, *, service: str, interval: float, forced: bool) -> None:
         super().__init__(book, lock_id)
-        self.service = service
-        self.interval = interval
+        self.service = escaped(service)
+        self.interval = max(float(interval), _SHORTEST)
         self.forced = forced
         self.row: Row | None = None  #: What the ledger said when the lock was granted; None: it was not.
         self.result = CANCELLED
@@ -90,6 +95,23 @@ class LedgerLease(PostgresLease):
         is_busy = self.forced or is_due(row.due_in, now=0.0, interval=self.interval)
         state = LedgerState.BUSY if is_busy else LedgerState.NOT_DUE
         return LedgerAnswer(state=state, due_in=row.due_in, last_success=last_success)
+
+
+def check_asked(service: object, interval: object) -> None:
+    """Refuse what cannot be a row of the ledger, before anything of it goes to the server.
+
+    Raises:
+        TypeError: ``service`` is no str, or ``interval`` no number.
+        ValueError: ``interval`` is not above 0, or not finite.
+    """
+    if not isinstance(service, str):
+        raise TypeError(f"service must be a str, got {service!r}: pass the name of the service")
+    if isinstance(interval, bool) or not isinstance(interval, int | float):
+        raise TypeError(f"interval must be a number of seconds, got {interval!r}: write one, as in 60.0")
+    if not 0 < interval <= MAX_SECONDS:
+        raise ValueError(
+            f"interval must be above 0 and at most {MAX_SECONDS} seconds (366 days), got {interval!r}: choose one within"
+        )
 
 
 #: Somebody else has the lock, which says nothing of the row.

@@ -237,7 +237,7 @@ class LedgerSession(Session):
 def _columns(acquires: Iterable[PostgresLease]) -> tuple[bytes, bytes, bytes, bytes]:
     """Return services, intervals, what is forced, and what has a row; NULL and false for a lock without one."""
     rows = [
-        (f'"{lease.service}"', repr(lease.interval), "t" if lease.forced else "f", "t")
+        (_text(lease.service), repr(lease.interval), "t" if lease.forced else "f", "t")
         if isinstance(lease, LedgerLease)
         else ("NULL", "NULL", "NULL", "f")
         for lease in acquires
@@ -256,6 +256,7 @@ def _results(told: Sequence[LedgerLease]) -> list[bytes]:
         _array(repr(result.duration) for result in results),
         _texts(result.error for result in results),
         _array(repr(random.random()) for _ in told),
+        _array(repr(lease.interval) for lease in told),
     ]
 
 
@@ -264,9 +265,13 @@ def _array(values: Iterable[str]) -> bytes:
     return f"{{{','.join(values)}}}".encode("ascii")
 
 
-def _texts(values: Iterable[str | None]) -> bytes:
+def _texts(values: Iterable[str]) -> bytes:
     """Return an array of ASCII texts."""
-    return _array("NULL" if value is None else f'"{value.translate(_QUOTED)}"' for value in values)
+    return _array(map(_text, values))
+
+
+def _text(value: str) -> str:
+    return f'"{value.translate(_QUOTED)}"'
 
 
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})

@@ -106,21 +106,20 @@ past AS MATERIALIZED (
 """
 
 # Of each result: $1 the service, $2 its lock, $3 the epoch of the run, $4 the outcome, $5 its duration in seconds, $6 the
-# error, $7 a number from 0 to 1. The answer has the locks of those that are written, and the seconds until each service
+# error, $7 a number from 0 to 1, $8 the interval in seconds. The answer has the locks of those that are written, and the seconds until each service
 # is due; and the locks whose row has another epoch by now. `_dueness` has the arithmetic.
 _RESULTS = f"""
 WITH told AS MATERIALIZED (
-    SELECT name, lock_id, epoch, outcome, duration, error, chance
-    FROM unnest($1::text[], $2::int8[], $3::int8[], $4::text[], $5::float8[], $6::text[], $7::float8[])
-        AS told (name, lock_id, epoch, outcome, duration, error, chance)
+    SELECT *, seconds * interval '1 second' AS step
+    FROM unnest($1::text[], $2::int8[], $3::int8[], $4::text[], $5::float8[], $6::text[], $7::float8[], $8::float8[])
+        AS told (name, lock_id, epoch, outcome, duration, error, chance, seconds)
     WHERE <ours> ORDER BY name
 ), locked AS MATERIALIZED (
     SELECT told.*, s.* FROM told CROSS JOIN LATERAL (
-        SELECT s.ctid AS row, s.started_at, s.due_at, s.interval_seconds AS seconds,
-            s.interval_seconds * interval '1 second' AS step
+        SELECT s.ctid AS row, coalesce(s.started_at, now()) AS started_at, s.due_at
         FROM <service> AS s WHERE s.name = told.name AND s.epoch = told.epoch FOR NO KEY UPDATE SKIP LOCKED) AS s
 ), based AS MATERIALIZED (
-    SELECT *, CASE WHEN due_at IS NULL OR due_at > started_at AND due_at <= started_at + step
+    SELECT *, CASE WHEN due_at IS NULL OR NOT isfinite(due_at) OR due_at > started_at AND due_at <= started_at + step
         THEN started_at ELSE due_at END AS base FROM locked
 ), next AS MATERIALIZED (
     SELECT *, base + (floor(extract(epoch FROM now() - base)::float8 / seconds) + 1) * step AS next_at FROM based
@@ -147,7 +146,7 @@ WITH told AS MATERIALIZED (
     FROM next WHERE s.ctid = next.row
     RETURNING s.name, s.epoch, (s.epoch % <slots>)::int2 AS slot, s.started_at, s.last_ended_at AS ended_at,
         coalesce(s.holder, '') AS holder, next.outcome, next.error, next.lock_id,
-        extract(epoch FROM s.due_at - now())::float8 AS due_in
+        extract(epoch FROM s.due_at)::float8 - extract(epoch FROM now())::float8 AS due_in
 ), {_HISTORY}, gone AS MATERIALIZED (
     SELECT lock_id FROM told WHERE (SELECT count(*) FROM ended) < (SELECT count(*) FROM told)
         AND (SELECT true FROM <service> AS s WHERE s.name = told.name AND s.epoch = told.epoch) IS NULL
@@ -222,7 +221,7 @@ SELECT <whose>, ARRAY(SELECT lock_id FROM drawn)::text, ARRAY(SELECT epoch FROM 
     NULL, NULL, NULL
 UNION ALL
 SELECT <whose>, asked.lock_id::text, (s.name IS NOT NULL)::text,
-    (extract(epoch FROM s.due_at - now())::float8)::text, (extract(epoch FROM s.last_success)::float8)::text,
+    (extract(epoch FROM s.due_at)::float8 - extract(epoch FROM now())::float8)::text, (extract(epoch FROM s.last_success)::float8)::text,
     (s.paused_at IS NOT NULL)::text, s.paused_by, s.pause_reason
 FROM asked LEFT JOIN LATERAL (
     SELECT name, due_at, last_success, paused_at, paused_by, pause_reason FROM <service> AS s

@@ -21,7 +21,7 @@ from ._clock import boot_seconds
 from ._holders import read_holders
 from ._lease import PostgresLease
 from ._ledger import PostgresLedger
-from ._ledger_lease import LedgerLease
+from ._ledger_lease import LedgerLease, check_asked
 from ._ledger_schema import DEFAULT_SCHEMA, checked_schema
 from ._ledger_watch import LedgerWatch
 from ._losses import Loss
@@ -248,14 +248,17 @@ class PostgresLocker:
         that; once the caller is cancelled, one lease at most, and then the run goes unrecorded, so that it is repeated.
 
         Raises:
+            TypeError: as there; or ``service`` is no str, or ``interval`` no number.
+            ValueError: as there; or ``interval`` is not above 0, or not finite. One below a millisecond counts as one.
             RuntimeError: as there; or this locker keeps no ledger.
         """
         checked_lock_id(lock_id)
+        check_asked(service, interval)
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._watch_of_ledger is None:
-            raise RuntimeError(f"this PostgresLocker keeps no ledger: make it with {'ledger=True'}")
+            raise RuntimeError("this PostgresLocker keeps no ledger: make it with ledger=True")
         book = self._opened_thread().book
-        lease = LedgerLease(book, lock_id, service=service, interval=float(interval), forced=forced)
+        lease = LedgerLease(book, lock_id, service=service, interval=interval, forced=forced)
         had = await self._run_with(book, lease, fn)
         answer = lease.answer_of_ledger(had=had)
         if answer.state is LedgerState.PAUSED:
