@@ -16,7 +16,7 @@ NAMES = {
     *("Config", "Service", "Supervisor", "Tick", "TickReport", "Outcome", "WorkerHealth", "HealthState"),
     *("ServiceStatistics", "ClusterHealth", "PastRun", "PostgresLedger"),
     *("AdvisoryLocker", "Lease", "MemoryLocker", "PostgresLocker"),
-    *("LockLostError", "DatabaseUnavailableError", "LockerConfigurationError"),
+    *("LockLostError", "DatabaseUnavailableError", "LockerConfigurationError", "ServicePausedError"),
     *("component_logger", "TickContextFilter", "request_id", "lock_id_for"),
     *("handle_pass_result", "QuotaMetricsRefresher"),
     *("MSG_PASS_FAILED", "MSG_PASS_COMPLETED", "MSG_QUOTA_METRICS_REFRESH_FAILED"),

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import trio
 
 from ._audit import log_safely, new_request_id, request_id_set_to
-from ._errors import DatabaseUnavailableError, LockLostError
+from ._errors import DatabaseUnavailableError, LockLostError, ServicePausedError
 from ._outcome import Outcome, Tick, TickReport, judge
 from ._reporting import call_plain
 from ._utc import utc_at, utc_offset
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ._config import Config, Logger
+    from ._ledgered import LedgerTurn
     from ._telemetry._meters import ServiceMeter
     from ._telemetry._spans import ServiceTracer, TickSpan
     from .abc import Lease
@@ -56,6 +58,7 @@ class Attempt:
         meter: of the service.
         tracer: of the service.
         publish: told the report and when it was judged; it must not raise.
+        turn: at the locker's ledger; None: it has none.
     """
 
     __slots__ = (
@@ -77,6 +80,7 @@ class Attempt:
         "request_id",
         "scheduled_at",
         "started_at",
+        "turn",
         "utc_offset",
     )
 
@@ -93,6 +97,7 @@ class Attempt:
         meter: ServiceMeter,
         tracer: ServiceTracer,
         publish: Callable[[TickReport, datetime], None],
+        turn: LedgerTurn | None = None,
     ) -> None:
         self._config = config
         self._lock_id = lock_id
@@ -112,6 +117,7 @@ class Attempt:
         self.scheduled_at = scheduled_at
         self.started_at = scheduled_at  #: Seconds of Trio's clock; set when the attempt begins, and when its work does.
         self.forced = forced
+        self.turn = turn
         self.report: TickReport | None = None  #: None until it is judged.
 
     async def run(self, then: Callable[[Lease], Awaitable[None]]) -> None:
@@ -133,9 +139,8 @@ class Attempt:
                 finally:
                     self._meter.lock_is_held(-1)
 
-            locker = self._config.locker
             self._asked_at = asked_at = trio.current_time()
-            had, error = await _caught(self._approach, locker.with_advisory_lock, self._lock_id, under_lock)
+            had, error = await _caught(self._approach, self._with_lock(), self._lock_id, under_lock)
             if self.report is None and (had is False or isinstance(error, Exception)):
                 self._asked_for = trio.current_time() - asked_at
             if error is not None:
@@ -164,6 +169,11 @@ class Attempt:
         """Report CANCELLED for an attempt that will not be run."""
         self.started_at = max(self.scheduled_at, trio.current_time())
         self._report(Outcome.CANCELLED)
+
+    def _with_lock(self) -> Callable[..., Awaitable[bool]]:
+        if self.turn is None:
+            return self._config.locker.with_advisory_lock
+        return partial(self.turn.with_lock, lambda: self.report)
 
     def _gate_is_open(self) -> bool:
         self.started_at = trio.current_time()
@@ -269,6 +279,8 @@ class Attempt:
             self._report(Outcome.LOCK_LOST, error)
         elif isinstance(error, DatabaseUnavailableError):
             self._report(Outcome.UNAVAILABLE, error)
+        elif isinstance(error, ServicePausedError):
+            self._report(Outcome.GATED, error)
         elif self._approach.cancel_called or _is_cancelled():
             self._report(Outcome.CANCELLED, error)
         else:

@@ -37,10 +37,11 @@ from ._audit import component_logger, log_safely
 from ._config import Config
 from ._forced import Request
 from ._health import HealthState, WorkerHealth
+from ._ledgered import LedgerTurn, ledger_of, watching
 from ._lock_ids import lock_id_for
 from ._outcome import Outcome
 from ._reporting import tell_of
-from ._schedule import Schedule, hold_until, jitter, stalled_after
+from ._schedule import Schedule, hold_until, jitter, part_of, stalled_after
 from ._statistics import ServiceStatistics
 from ._surroundings import random_of, simulated
 from ._telemetry._meters import ServiceMeter
@@ -90,6 +91,7 @@ class Service:
         self._config = config
         self._lock_id = lock_id_for(config.name) if config.lock_id is None else config.lock_id
         self._log = component_logger(config.name) if config.log is None else config.log
+        self._ledger = ledger_of(config)
         self._health = WorkerHealth(config.name)
         self._meter = ServiceMeter(
             self._health, config.interval, has_gate=config.should_run is not None, provider=meter_provider
@@ -196,9 +198,7 @@ class Service:
             task_status.started()
             await trio.lowlevel.checkpoint()
             entered_at = trio.current_time()
-            schedule = self._schedule = Schedule(
-                entered_at + jitter(self.interval, random_of(self.name)), self.interval
-            )
+            schedule = self._schedule = Schedule(entered_at + self._first_wait(), self.interval)
             startup = self._config.startup
             if startup is not None and not self._drained:
                 attempt = self._startup_pass = self._attempt(startup, entered_at)
@@ -257,7 +257,8 @@ class Service:
         self._meter.run_is_under_way(trio.current_time() + self._utc_offset)
         crashed = False
         try:
-            yield
+            with watching(self._ledger, self._config, self._is_wanted):
+                yield
         except Exception:
             crashed = True
             raise
@@ -268,6 +269,17 @@ class Service:
                 self._heard = None
                 self._meter.run_is_under_way(None)
             self._drop_requests()
+
+    def _first_wait(self) -> float:
+        if self._ledger is None or self._config.cadence == "replica":
+            return jitter(self.interval, random_of(self.name))
+        return random_of(self.name)() * part_of(self.interval)  # if it is not due, the answer says when it is
+
+    def _is_wanted(self) -> None:
+        """Somebody has triggered or resumed it: the next slot is now."""
+        if self._schedule is not None:
+            self._schedule.move_to(trio.current_time())
+            self._loop.unpark_all()
 
     async def _slot_or_request(self, schedule: Schedule) -> bool:
         """Wait for the next slot or a forced tick; return False once the service is drained. Always a checkpoint."""
@@ -301,8 +313,8 @@ class Service:
         """Run an attempt: under the lease if there is one, else under a lock of its own, held on to in a schedule."""
 
         async def hold(lease: Lease) -> None:
-            if schedule is None:
-                return
+            if schedule is None or attempt.turn is not None:
+                return  # with a ledger nothing is held on to
             outcome = _outcome_of(attempt)
             if attempt is self._startup_pass and outcome is Outcome.SUCCESS and self._config.cadence == "cluster":
                 # It is that interval's run; known already now, so that the hold shows the slot that follows it.
@@ -333,6 +345,19 @@ class Service:
             await (attempt.run(hold) if lease is None else attempt.run_under(lease))
         finally:
             self._under_way.discard(attempt)
+        if attempt.turn is not None:
+            self._heed(attempt.turn, _outcome_of(attempt))
+
+    def _heed(self, turn: LedgerTurn, outcome: Outcome) -> None:
+        """Take what the ledger said: when this replica asks again, and since when there has been no success."""
+        last_success = None if turn.answer is None else turn.answer.last_success
+        if last_success is not None and self._health.last_success is None:
+            self._health = replace(self._health, last_success=last_success)
+            self._meter.begins_with(self._health)
+        if self._schedule is not None:
+            slot_at = turn.next_slot(outcome, trio.current_time(), random_of(self.name))
+            if slot_at is not None:
+                self._schedule.move_to(slot_at)
 
     async def _serve(self, request: Request, lease: Lease | None = None) -> None:
         """Execute a forced tick in the task of `run`, under the lock that is held already, if there is one."""
@@ -376,6 +401,7 @@ class Service:
             meter=self._meter,
             tracer=self._tracer,
             publish=self._publish,
+            turn=None if self._ledger is None else LedgerTurn(self._ledger, self._config, forced=forced),
         )
         self._utc_offset = attempt.utc_offset
         return attempt

@@ -110,6 +110,10 @@ class ServiceMeter:
         """Count work that goes on longer than it may after its lock was lost. For the session's thread."""
         self._tally.overstayed += 1
 
+    def begins_with(self, health: WorkerHealth) -> None:
+        """Take what is known of the service from elsewhere."""
+        self._tally.health = health
+
     def judged(self, report: TickReport, health: WorkerHealth) -> None:
         """Count a tick."""
         self._tally.health = health

@@ -25,7 +25,8 @@ Invariants:
 4. After `lose_session` nothing that was asked of that session is asked of the next one.
 5. Everybody who waits is answered exactly once: by the server's answer, by the refusal, or by the end of the session.
 6. A hold ends at its time by `next_batch`, in the thread; a lock whose work runs has no such time.
-7. The session never holds more locks than it may. What is wanted beyond that is asked for as soon as there is room, and
+7. A lock whose result could not be written is asked to be let go of again, after a while, until it is.
+8. The session never holds more locks than it may. What is wanted beyond that is asked for as soon as there is room, and
    refused when all room is taken by locks that are held.
 """
 
@@ -43,9 +44,10 @@ from ._losses import Loss
 from ._statistics import LockerStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from ._lease import PostgresLease
+    from ._ledger_lease import LedgerLease
     from ._timing import LeaseTiming
 
     class Rouse(Protocol):
@@ -66,6 +68,9 @@ _FULL = (
 # For 100 tasks, waiting for each other before the thread is woken gave half as many pairs again; a task that is alone
 # would wait for nothing.
 _COMPANY = 8
+
+#: Seconds until a result that could not be written is tried again: somebody has its row locked.
+_UNWRITTEN_SECONDS = 0.2
 
 EXPIRED = "PostgreSQL has answered nothing for too long: the lease on its locks is over"
 
@@ -117,6 +122,7 @@ class LockBook:
         self._in_use: dict[int, PostgresLease] = {}
         self._wanted: list[PostgresLease] = []
         self._leaving: list[PostgresLease] = []
+        self._unwritten: list[PostgresLease] = []  # they leave again at the next end of a hold
         self._holds: dict[PostgresLease, float] = {}  # the locks without work, and when each is to be let go of
         self._next_hold_end = math.inf  # or earlier
         self._lost_work: dict[PostgresLease, float] = {}  # what has not stopped yet, and when it should have
@@ -170,6 +176,11 @@ class LockBook:
         if slept:
             self._rouse(at_once=self._is_alone)
         return follows
+
+    def hurry(self, lease: LedgerLease) -> None:
+        """Try for one lease at most to write its result."""
+        with self._mutex:
+            lease.write_until = min(lease.write_until, self._clock() + self._timing.lease)
 
     def let_go_after(self, lease: PostgresLease, seconds: float) -> bool:
         """See `PostgresLease.let_go_after`."""
@@ -255,6 +266,8 @@ class LockBook:
                     lease.own_end = True
                     self._leave(lease)
                 self._next_hold_end = min(self._holds.values(), default=math.inf)
+                self._leaving += self._unwritten
+                self._unwritten = []
             batch = Batch(self._leaving, [])
             self._leaving = []
             # Nothing is asked now, so what is in use is held, about to leave, or wanted.
@@ -287,8 +300,13 @@ class LockBook:
         with self._mutex:
             return min(sent_at + self._timing.reply, self._expires_at)
 
-    def answered(self, batch: Batch, granted: list[bool], sent_at: float) -> list[Answer] | None:
-        """Take the server's answer to a batch and to its acquires; return who is told what. None: it came too late."""
+    def answered(
+        self, batch: Batch, granted: list[bool], sent_at: float, unwritten: Collection[PostgresLease] = ()
+    ) -> list[Answer] | None:
+        """Take the server's answer to a batch and to its acquires; return who is told what. None: it came too late.
+
+        Of the releases, those are not done whose results could not be written.
+        """
         with self._mutex:
             if self._has_expired():
                 return None
@@ -299,9 +317,13 @@ class LockBook:
                 self._batches += 1
                 self._largest = max(self._largest, len(batch))
             answers: list[Answer] = []
+            if unwritten:
+                self._unwritten += unwritten
+                self._next_hold_end = min(self._next_hold_end, self._clock() + _UNWRITTEN_SECONDS)
             for lease in batch.releases:
-                self._free(lease)
-                answers.append((lease, True))
+                if lease not in unwritten:
+                    self._free(lease)
+                    answers.append((lease, True))
             for lease, had in zip(batch.acquires, granted, strict=True):
                 if not had:
                     self._free(lease)
@@ -359,6 +381,7 @@ class LockBook:
             for lease in closed:
                 self._free(lease)
             self._leaving = []
+            self._unwritten = []
             return [(lease, True) for lease in closed]
 
     def lost_work_runs(self) -> bool:

@@ -7,7 +7,8 @@ nothing here knows of SQL.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import trio
 
@@ -15,11 +16,14 @@ from .._audit import log_safely
 from .._errors import DatabaseUnavailableError, LockerConfigurationError, LockLostError
 from .._lock_ids import checked_lock_id
 from .._telemetry._meters import LockerMeter, SessionTally
+from ..abc import LedgerState
 from ._clock import boot_seconds
 from ._holders import read_holders
 from ._lease import PostgresLease
 from ._ledger import PostgresLedger
+from ._ledger_lease import LedgerLease, check_asked
 from ._ledger_schema import DEFAULT_SCHEMA, checked_schema
+from ._ledger_watch import LedgerWatch
 from ._losses import Loss
 from ._session_thread import CLOSED as _CLOSED
 from ._session_thread import SessionThread
@@ -27,18 +31,22 @@ from ._timing import lease_timing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Self
 
     from opentelemetry.metrics import MeterProvider
 
-    from ..abc import Lease
+    from .. import abc
+    from ..abc import Lease, LedgerAnswer
     from ._holders import LockHolder
     from ._lock_book import LockBook
     from ._statistics import LockerStatistics
     from ._timing import LeaseTiming
 
 _log = logging.getLogger("tickrunner_trio.lockers.postgres")
+
+_L = TypeVar("_L", bound=PostgresLease)
 
 _STOPPING_THREAD_SECONDS = 5.0
 _STUCK = "the thread of this PostgresLocker has been held up for longer than the lease, by a log handler for example"
@@ -126,8 +134,11 @@ class PostgresLocker:
         self._conninfo = conninfo
         self._timing = lease_timing(lease)
         self._ledger: PostgresLedger | None = None
+        self._watch_of_ledger: LedgerWatch | None = None
         if ledger is not False:
-            self._ledger = PostgresLedger(conninfo, DEFAULT_SCHEMA if ledger is True else checked_schema(ledger))
+            schema = DEFAULT_SCHEMA if ledger is True else checked_schema(ledger)
+            self._ledger = PostgresLedger(conninfo, schema)
+            self._watch_of_ledger = LedgerWatch(schema, self._timing)
         self._tally = SessionTally(Loss)
         self._meter = LockerMeter(self._tally, meter_provider)
         self._thread: SessionThread | None = None
@@ -170,6 +181,7 @@ class PostgresLocker:
             in_trio=self._token.run_sync_soon,
             attempted=self._attempted.set,
             ended=self._ended.set,
+            ledger=self._watch_of_ledger,
         )
         thread.start()  # a Ctrl-C comes before or after: this method is protected
         try:
@@ -218,7 +230,51 @@ class PostgresLocker:
         checked_lock_id(lock_id)
         await trio.lowlevel.checkpoint_if_cancelled()
         book = self._opened_thread().book
-        lease = PostgresLease(book, lock_id)
+        return await self._run_with(book, PostgresLease(book, lock_id), fn)
+
+    async def with_due_lock(
+        self,
+        lock_id: int,
+        fn: Callable[[abc.LedgerLease], Awaitable[None]],
+        *,
+        service: str,
+        interval: float,
+        forced: bool,
+    ) -> LedgerAnswer:
+        """Try the lock once; if it was had, and the service is due, run ``fn`` under it. See `abc.LedgerLocker`.
+
+        It raises as `with_advisory_lock` does, and is cancelled as that is. The lock is kept until the result is
+        written. Where somebody else has the row locked, in a transaction that was left open, that may take as long as
+        that; once the caller is cancelled, one lease at most, and then the run goes unrecorded, so that it is repeated.
+
+        Raises:
+            TypeError: as there; or ``service`` is no str, or ``interval`` no number.
+            ValueError: as there; or ``interval`` is not above 0, or not finite. One below a millisecond counts as one.
+            RuntimeError: as there; or this locker keeps no ledger.
+        """
+        checked_lock_id(lock_id)
+        check_asked(service, interval)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._watch_of_ledger is None:
+            raise RuntimeError("this PostgresLocker keeps no ledger: make it with ledger=True")
+        book = self._opened_thread().book
+        lease = LedgerLease(book, lock_id, service=service, interval=interval, forced=forced)
+        had = await self._run_with(book, lease, fn)
+        answer = lease.answer_of_ledger(had=had)
+        if answer.state is LedgerState.PAUSED:
+            self._watch_of_ledger.found_paused(service)
+        return answer
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether it keeps a ledger. See `abc.LedgerLocker`."""
+        return self._ledger is not None
+
+    def watching(self, service: str, wake: Callable[[], object]) -> AbstractContextManager[None]:
+        """For the time of the block, have it told of what is done to a service. See `abc.LedgerLocker`."""
+        return nullcontext() if self._watch_of_ledger is None else self._watch_of_ledger.watching(service, wake)
+
+    async def _run_with(self, book: LockBook, lease: _L, fn: Callable[[_L], Awaitable[None]]) -> bool:
         try:
             self._callers.add(lease)
             if not await _acquired(book, lease):
@@ -351,7 +407,7 @@ async def _acquired(book: LockBook, lease: PostgresLease) -> bool:
     return had
 
 
-async def _run_under(lease: PostgresLease, fn: Callable[[Lease], Awaitable[None]]) -> None:
+async def _run_under(lease: _L, fn: Callable[[_L], Awaitable[None]]) -> None:
     try:
         # A nursery would wrap what fn raises in a group.
         with lease.scope:
@@ -373,9 +429,14 @@ async def _released(book: LockBook, lease: PostgresLease) -> None:
     """Hand the lock back at once, and wait until it is free, or as good as free because its session is closed."""
     if not book.give_back(lease):
         return
+
+    def hurry(_raise_cancel: object) -> trio.lowlevel.Abort:
+        lease.hurry()
+        return trio.lowlevel.Abort.FAILED
+
     lease.waiting_task = trio.lowlevel.current_task()
     try:
         # No cancellation ends this: the thread answers by a deadline of its own, and if it is stuck, the watchdog does.
-        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        await trio.lowlevel.wait_task_rescheduled(hurry)
     except DatabaseUnavailableError:
         log_safely(_log, logging.WARNING, "nobody confirmed the release of the lock %d in time", lease.lock_id)
