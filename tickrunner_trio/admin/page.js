@@ -268,7 +268,7 @@ class Cluster {
     } catch (error) {
       // said below
     }
-    this.list.replaceChildren(...(lines.length ? lines : ["it has not run yet"]).map((text) => element("li", {}, text)));
+    this.list.replaceChildren(...(lines.length ? lines : ["no run of it is over yet"]).map((text) => element("li", {}, text)));
   }
 }
 
@@ -278,7 +278,7 @@ function ofAll(known) {
   if (known.working_since) said.push(`${known.holder || "somebody"} at work for ${span(Math.max(0, secondsSince(known.working_since)))}`);
   else if (known.holder) said.push(`last run by ${known.holder}`);
   said.push(known.next_due && secondsSince(known.next_due) < 0 ? `due ${until(known.next_due)}` : "due now");
-  if (known.triggered_at) said.push(`triggered ${ago(known.triggered_at)} by ${known.triggered_by || "somebody"}, not begun`);
+  if (known.triggered_at) said.push(`triggered ${ago(known.triggered_at)} by ${known.triggered_by || "somebody"}${known.working_since && Date.parse(known.working_since) >= Date.parse(known.triggered_at) ? "" : ", not begun"}`);
   return said.join(" \u00b7 ");
 }
 
