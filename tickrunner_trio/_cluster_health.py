@@ -86,7 +86,7 @@ class ClusterHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastRun:
-    """One run of a service that is over, out of the last 100 of all replicas. Times are the database's, aware, in UTC."""
+    """One run that is over, of the last 100 of a service over all replicas. Times are the database's, aware, in UTC."""
 
     service: str
     """The name of the service."""

@@ -95,6 +95,8 @@ def ledger_of(config: Config) -> LedgerLocker | None:
     return locker if isinstance(locker, LedgerLocker) and locker.has_ledger else None
 
 
-def watching(ledger: LedgerLocker | None, config: Config, wake: Callable[[], object]) -> AbstractContextManager[None]:
+def watching(
+    ledger: LedgerLocker | None, config: Config, wake: Callable[[], object]
+) -> AbstractContextManager[None]:
     """For the time of the block, have ``wake`` called when the service is triggered or resumed."""
     return nullcontext() if ledger is None else ledger.watching(config.name, wake)

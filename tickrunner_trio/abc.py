@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
 
-    from ._cluster_health import ClusterHealth, PastRun
     from ._outcome import TickReport
+
+    from ._cluster_health import ClusterHealth, PastRun
 
 
 @runtime_checkable

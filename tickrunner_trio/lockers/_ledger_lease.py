@@ -11,8 +11,8 @@ from .._dueness import is_due
 from .._health import describe_error
 from .._outcome import Outcome
 from ..abc import LedgerAnswer, LedgerState
-from ._lease import PostgresLease
 from ._ledger_schema import escaped
+from ._lease import PostgresLease
 
 if TYPE_CHECKING:
     from .._outcome import TickReport

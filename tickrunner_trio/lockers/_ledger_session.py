@@ -185,7 +185,9 @@ class LedgerSession(Session):
             self._must_be_true(put_back, refused)
         return Done(granted, unwritten, _seen(answers["look"]) if "look" in answers else None)
 
-    def _take_rows(self, acquires: Sequence[PostgresLease], granted: list[bool], answer: list[list[str | None]]) -> int:
+    def _take_rows(
+        self, acquires: Sequence[PostgresLease], granted: list[bool], answer: list[list[str | None]]
+    ) -> int:
         """Tell leases what their rows said, and take a grant back where no epoch was drawn; return how often."""
         [_, lock_ids, epochs, successes, *_], *others = answer
         drawn = {
