@@ -1,7 +1,8 @@
 """A replica that is frozen in the midst of its work: `test_ledger_docs.py` runs it with a conninfo as its argument.
 
 It says ``begun <epoch>`` when it has its epoch, waits for a line on stdin, writes by the block of docs/ledger.md, and
-says ``written`` or ``refused``. The wait is in a thread, which no cancellation ends: work that resists it.
+says why that was refused, if it was. The wait is in a thread, which no cancellation ends: work that resists it. Last
+comes the outcome.
 """
 
 from __future__ import annotations
@@ -20,10 +21,8 @@ def write_late(conninfo: str, tick: Tick) -> None:
     try:
         with psycopg.connect(conninfo) as connection:
             namespace()["write_report"](connection, tick, "late")
-    except RuntimeError:
-        print("refused", flush=True)
-    else:
-        print("written", flush=True)
+    except RuntimeError as error:
+        print(error, flush=True)
 
 
 async def main(conninfo: str) -> None:
@@ -32,7 +31,8 @@ async def main(conninfo: str) -> None:
         await trio.to_thread.run_sync(write_late, conninfo, tick)
 
     async with PostgresLocker(conninfo, lease=2, ledger=True) as locker:
-        await Service(Config(name="report", interval=3600, locker=locker, work=work)).tick()
+        report = await Service(Config(name="report", interval=3600, locker=locker, work=work)).tick()
+        print(report.outcome, flush=True)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def test_any_text_becomes_short_printable_ascii_and_line_breaks(text: str) -> No
 
 
 @given(ANY_TEXT)
+@example("a" * 490 + "\xe4\u2026" * 5)
 def test_a_text_is_cut_between_characters_and_says_so(text: str) -> None:
     whole = "".join(each if each == "\n" or " " <= each <= "~" else escaped(each) for each in text)
     kept = escaped(text)
