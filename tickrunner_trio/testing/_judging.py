@@ -71,8 +71,10 @@ def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[s
         runs = [run for run in runs_of(timeline, service) if not run.forced]
         demand_something(timeline, service, runs, rule)
         successes = [run for run in runs if run.outcome is Outcome.SUCCESS]
+        if timeline.ledger:
+            findings += _too_many(timeline, service, runs, tolerance)
         for first, second in pairwise(successes):
-            if _kept_hold(timeline, service, first, second):
+            if not timeline.ledger and _kept_hold(timeline, service, first, second):
                 findings += _too_often(service, first, second, tolerance)
         for before, then_at in _gaps(timeline, service, runs):
             findings += _too_seldom(service, before, then_at, tolerance, _longest(service, runs))
@@ -168,6 +170,37 @@ def _too_often(service: ServiceFacts, first: Run, second: Run, tolerance: float)
             first.started_at,
             second.stopped_at,
         )
+
+
+def _too_many(
+    timeline: Timeline, service: ServiceFacts, runs: Sequence[Run], tolerance: float
+) -> Iterator[Finding]:
+    """With a ledger the row moves on by an interval at each success that is written: so many fit into the time.
+
+    Late ones come closer together, and a failure gives the row another phase, but neither makes room for more.
+    """
+    written = [run for run in runs if run.outcome is Outcome.SUCCESS and _was_written(timeline, service, run)]
+    for number, run in enumerate(written):
+        since = run.started_at - runs[0].started_at
+        if since < (number - tolerance) * service.interval - ROUNDING:
+            yield Finding(
+                f"{service.name} succeeded {number + 1} times up to that on {told(run)}, within {since:.3f} s: more "
+                f"than once per interval of {service.interval:g} s",
+                run.started_at,
+                run.stopped_at,
+            )
+            return
+
+
+def _was_written(timeline: Timeline, service: ServiceFacts, run: Run) -> bool:
+    """Whether its lock was given back in order, and with it the result."""
+    return any(
+        hold.kept
+        for hold in timeline.holds
+        if (hold.lock_id, hold.replica) == (service.lock_id, run.replica)
+        and hold.granted_at - ROUNDING <= run.started_at
+        and run.stopped_at <= hold.freed_at + ROUNDING
+    )
 
 
 def _gaps(timeline: Timeline, service: ServiceFacts, runs: Sequence[Run]) -> Iterator[tuple[Run | None, float]]:

@@ -77,6 +77,7 @@ class Timeline:
     replicas: tuple[str, ...]
     services: tuple[ServiceFacts, ...]
     lease: float = 15.0
+    ledger: bool = False  #: Whether the lockers kept one.
     faults: tuple[Fault, ...] = ()  #: In order of time.
     runs: tuple[Run, ...] = ()  #: In order of their start.
     skips: tuple[Skip, ...] = ()  #: In order of time.
@@ -107,7 +108,8 @@ class Timeline:
 
         Not too often: two successes, one after the other, start at least (1 - ``tolerance``) x interval apart, if the
         session of the first one's replica did not end in between and neither that replica nor its service was drained
-        or killed.
+        or killed. With a ledger, whatever ends: the successes that could be written into it are one for each interval
+        since the first run, less ``tolerance``, and no more.
 
         Not too seldom: from one start, whatever came of it, to the next, or to the end of the timeline, it is at most
         (1 + ``tolerance``) x interval; two intervals and its own duration after a run that outlasted its interval or
@@ -121,7 +123,7 @@ class Timeline:
         - each replica that had the service found its gate closed.
 
         Args:
-            tolerance: a part of the interval, from 0 to 1. Without a ledger 0.1 is what the library promises.
+            tolerance: a part of the interval, from 0 to 1. 0.1 is what the library promises.
             services: see the class. Must be named if there are some of cadence "replica", for which nothing of this
                 holds.
 
