@@ -20,6 +20,8 @@ from ._outcome import Outcome
 if TYPE_CHECKING:
     from datetime import datetime
 
+_OUTCOMES: dict[str | None, Outcome] = {outcome.value: outcome for outcome in Outcome}
+
 #: Intervals that a service may be overdue. A success makes it due one interval later: 4 intervals without a run, as
 #: `Service.health` waits for.
 STALLED_AFTER = 3.0
@@ -128,7 +130,4 @@ def cluster_state(
 
 def outcome_of(text: str | None) -> Outcome | None:
     """Return the outcome of that value; None for None, and for one that this release does not know."""
-    try:
-        return None if text is None else Outcome(text)
-    except ValueError:
-        return None
+    return _OUTCOMES.get(text)
