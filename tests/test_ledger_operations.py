@@ -18,16 +18,12 @@ from pgbouncer import pgbouncer
 from postgres_view import until
 
 from tickrunner_trio import (
-    Config,
     DatabaseUnavailableError,
     HealthState,
     LockerConfigurationError,
     Outcome,
     PastRun,
     PostgresLedger,
-    PostgresLocker,
-    Service,
-    Tick,
 )
 from tickrunner_trio.abc import Ledger
 from tickrunner_trio.lockers import _ledger_rows, _ledger_transaction
@@ -225,35 +221,6 @@ def test_any_text_can_be_written_whatever_the_encoding_of_the_database(
         assert len(text) <= 500
     if re.fullmatch(r"[ -~\n]{0,500}", reason):
         assert written.pause_reason == reason
-
-
-@pytest.fixture(scope="module")
-def latin1_dsn(postgres: LocalPostgres) -> Iterator[str]:
-    with latin1_database(postgres.dsn) as dsn:
-        yield dsn
-
-
-@settings(max_examples=20)
-@given(st.lists(ANY_TEXT, max_size=5))
-@example(["\0", "\ud800", "\N{GRINNING FACE}", "'; DROP TABLE tickrunner.service; --", "\\", '{"a","b"}'])
-def test_work_may_raise_any_text_and_costs_no_lease_by_it(latin1_dsn: str, texts: list[str]) -> None:
-    async def ticks() -> None:
-        left = iter(texts)
-
-        async def work(tick: Tick) -> None:
-            raise OSError(next(left))
-
-        async with PostgresLocker(latin1_dsn, ledger=True) as locker:
-            service = Service(Config(name="sweep", interval=60, locker=locker, work=work, on_error=lambda _: None))
-            for _ in texts:
-                assert (await service.tick()).outcome is Outcome.FAILED
-            assert locker.statistics().sessions_lost == 0
-            assert locker.ledger is not None
-            for row in await locker.ledger.cluster_health():
-                assert row.last_error.isascii()
-                assert len(row.last_error) <= 500
-
-    trio.run(ticks)
 
 
 # -- What stands in the way --------------------------------------------------------------------------------------------
