@@ -10,6 +10,7 @@ import trio
 from ._ledger_rows import add_service, pause, read_runs, read_services, resume, trigger
 from ._ledger_schema import DEFAULT_SCHEMA, checked_schema, creation, grants, removal
 from ._ledger_setup import drop_ledger, init_ledger, ledger_problems, missing_statements
+from ._short import checked_conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,13 +48,7 @@ class PostgresLedger:
     """
 
     def __init__(self, conninfo: str, schema: str = DEFAULT_SCHEMA) -> None:
-        if not isinstance(conninfo, str):
-            raise TypeError(
-                f"conninfo must be a str, got a {type(conninfo).__name__}: write it as 'postgresql://user@host/database'"
-            )
-        if "\0" in conninfo:
-            raise ValueError("conninfo must not contain a NUL character, at which libpq would end it: remove it")
-        self._conninfo = conninfo
+        self._conninfo = checked_conninfo(conninfo)
         self._schema = checked_schema(schema, "schema")
 
     @property
