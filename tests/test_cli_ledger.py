@@ -290,7 +290,14 @@ def test_a_run_that_only_a_newer_release_understands_is_not_hidden() -> None:
         error="",
     )
     assert "2.5 s  not known here" in runs_table([run])
-    assert runs_table([]) == "it has not run yet"
+    assert runs_table([]) == "no run of it is over yet"
+
+
+def test_a_trigger_says_whether_its_run_has_begun() -> None:
+    row = a_row(triggered_at=AT, triggered_by="bob", working_since=AT - timedelta(seconds=1))
+    assert "triggered by bob just now, not begun; at work" in described(row, now=AT)
+    row = a_row(triggered_at=AT, working_since=AT)
+    assert "triggered just now; at work" in described(row, now=AT)
 
 
 def test_each_field_of_a_row_is_told_to_programs() -> None:

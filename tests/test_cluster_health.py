@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -65,6 +65,15 @@ def test_a_service_that_never_ran_is_known_by_its_name_lock_and_interval() -> No
     assert {name for name, value in others.items() if value} == set()
     assert not health.paused
     assert dataclasses.replace(health, paused_at=datetime(2026, 1, 1, tzinfo=UTC)).paused
+
+
+def test_a_trigger_waits_until_a_run_begins_after_it() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    health = ClusterHealth(name="sweep", state=HealthState.OK, lock_id=7, interval=60.0, triggered_at=at)
+    assert health.triggered
+    assert dataclasses.replace(health, working_since=at - timedelta(seconds=1)).triggered
+    assert not dataclasses.replace(health, working_since=at).triggered
+    assert not dataclasses.replace(health, triggered_at=None).triggered
 
 
 @pytest.mark.parametrize("kind", [ClusterHealth, PastRun])

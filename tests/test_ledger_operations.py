@@ -27,6 +27,7 @@ from tickrunner_trio import (
 )
 from tickrunner_trio.abc import Ledger
 from tickrunner_trio.lockers import _ledger_rows, _ledger_transaction
+from tickrunner_trio.lockers._connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -270,6 +271,21 @@ async def test_without_a_ledger_the_remedy_is_told(dsn: str) -> None:
     for call in [ledger.cluster_health, *(partial(each, ledger, "sweep") for each in CALLS.values())]:
         with pytest.raises(LockerConfigurationError, match=r"there is no ledger, .*: run 'tickrunner ledger"):
             await call()
+
+
+async def test_a_server_that_is_too_old_is_told(ledger: PostgresLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "server_version", 130018)
+    with pytest.raises(LockerConfigurationError, match=r"^the server is PostgreSQL 13: .*14 or newer is needed$"):
+        await ledger.cluster_health()
+
+
+async def test_what_else_the_server_refuses_is_told_as_it_says(
+    dsn: str, ledger: PostgresLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(dsn, "sweep")
+    monkeypatch.setattr(_ledger_rows, "_ROWS", "SELECT 1 / 0 FROM {service}")
+    with pytest.raises(LockerConfigurationError, match="division by zero"):
+        await ledger.cluster_health()
 
 
 async def test_a_server_that_is_away_is_told_as_such(tmp_path: object) -> None:

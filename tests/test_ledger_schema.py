@@ -18,6 +18,7 @@ from tickrunner_trio.lockers._ledger_schema import (
     escaped,
     grants,
     quoted,
+    removal,
     table,
 )
 
@@ -39,6 +40,7 @@ def test_any_text_becomes_short_printable_ascii_and_line_breaks(text: str) -> No
 
 
 @given(ANY_TEXT)
+@example("a" * 490 + "\xe4\u2026" * 5)
 def test_a_text_is_cut_between_characters_and_says_so(text: str) -> None:
     whole = "".join(each if each == "\n" or " " <= each <= "~" else escaped(each) for each in text)
     kept = escaped(text)
@@ -59,7 +61,7 @@ def test_a_text_is_cut_between_characters_and_says_so(text: str) -> None:
         ("plain ~ text\nof two lines", "plain ~ text\nof two lines"),
         ("\t\r\x00\x1b[31m\x7f", r"\t\r\x00\x1b[31m\x7f"),
         ("\xe4\u2026\N{GRINNING FACE}\udc80", r"\xe4\u2026\U0001f600\udc80"),
-        (r"C:\new", r"C:\new"),
+        (r"C:\new '\"", r"C:\new '\""),
         ("a" * 500, "a" * 500),
         ("a" * 501, "a" * 497 + "..."),
         ("a" * 495 + "\xe4\xe4", "a" * 495 + "..."),
@@ -113,6 +115,26 @@ def test_only_what_is_missing_is_made() -> None:
     assert creation("s", older) == [
         f"ALTER TABLE {table('s', 'service')} ADD COLUMN due_at {TIME}, ADD COLUMN last_error text NOT NULL DEFAULT ''"
     ]
+
+
+def test_the_table_of_runs_is_a_ring_per_service() -> None:
+    assert creation("s", {})[1].splitlines() == [
+        'CREATE TABLE "s"."run" (',
+        "    service text,",
+        "    slot smallint,",
+        "    epoch bigint NOT NULL,",
+        f"    started_at {TIME} NOT NULL,",
+        f"    ended_at {TIME},",
+        "    outcome text,",
+        "    replica text NOT NULL,",
+        "    error text NOT NULL DEFAULT '',",
+        "    PRIMARY KEY (service, slot)",
+        ") WITH (fillfactor = 50)",
+    ]
+
+
+def test_what_is_dropped_is_ours_and_the_schema_only_if_nothing_else_is_in_it() -> None:
+    assert removal("s") == ['DROP TABLE IF EXISTS "s"."service", "s"."run"', 'DROP SCHEMA IF EXISTS "s"']
 
 
 def test_half_of_each_page_stays_free_and_there_is_no_further_index() -> None:

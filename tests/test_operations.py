@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import trio
 from kept_ledger import KeptLedger, LedgerLocker, a_past
 from ledger_view import do
 
@@ -24,7 +23,7 @@ from tickrunner_trio.abc import HasLedger, Ledger
 
 
 async def nothing(tick: Tick) -> None:
-    await trio.lowlevel.checkpoint()
+    """Work that is done at once."""
 
 
 def a_service(name: str, locker: Any) -> Service:

@@ -70,7 +70,7 @@ def runs_table(runs: Sequence[PastRun]) -> str:
         )
         for run in runs
     ]
-    return _aligned([heading, *rows]) if rows else "it has not run yet"
+    return _aligned([heading, *rows]) if rows else "no run of it is over yet"
 
 
 def described(health: ClusterHealth, *, now: datetime | None = None) -> str:
@@ -85,7 +85,8 @@ def _notes(health: ClusterHealth, now: datetime) -> list[str]:
     if health.paused_at is not None:
         notes.append(f"paused{_by(health.paused_by)} {_ago(health.paused_at, now)}: {health.pause_reason or _NONE}")
     if health.triggered_at is not None:
-        notes.append(f"triggered{_by(health.triggered_by)} {_ago(health.triggered_at, now)}, not begun")
+        not_begun = ", not begun" if health.triggered else ""
+        notes.append(f"triggered{_by(health.triggered_by)} {_ago(health.triggered_at, now)}{not_begun}")
     if health.working_since is not None:
         notes.append(f"at work for {_span((now - health.working_since).total_seconds())}")
     if health.last_error:

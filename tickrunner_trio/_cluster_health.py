@@ -20,6 +20,8 @@ from ._outcome import Outcome
 if TYPE_CHECKING:
     from datetime import datetime
 
+_OUTCOMES: dict[str | None, Outcome] = {outcome.value: outcome for outcome in Outcome}
+
 #: Intervals that a service may be overdue. A success makes it due one interval later: 4 intervals without a run, as
 #: `Service.health` waits for.
 STALLED_AFTER = 3.0
@@ -65,11 +67,18 @@ class ClusterHealth:
     pause_reason: str = ""
     """Why; likewise."""
     triggered_at: datetime | None = None
-    """When a run was asked for that nobody has begun yet; None: none is."""
+    """When a run was asked for that has not ended yet; None: none was."""
     triggered_by: str = ""
     """Who asked for it."""
     epoch: int | None = None
     """The fencing token of the run under way, or of the last one; None before the first."""
+
+    @property
+    def triggered(self) -> bool:
+        """Whether a run was asked for that nobody has begun yet."""
+        if self.triggered_at is None:
+            return False
+        return self.working_since is None or self.working_since < self.triggered_at
 
     @property
     def paused(self) -> bool:
@@ -79,16 +88,16 @@ class ClusterHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastRun:
-    """One run of a service, out of the last 100 over all replicas. Times are the database's, aware, in UTC."""
+    """One run that is over, of the last 100 of a service over all replicas. Times are the database's, aware, in UTC."""
 
     service: str
     """The name of the service."""
     epoch: int
     """Its fencing token."""
     started_at: datetime
-    """When the lock was had and the token drawn."""
+    """When its token was drawn, under the lock."""
     ended_at: datetime | None
-    """When it ended; None while it is under way, and for ever if its process or its session died before it ended."""
+    """When it ended; None if nobody wrote that down: its process or its session died before."""
     outcome: Outcome | None
     """What came of it; None as ``ended_at`` is, and for an outcome that only a newer release knows."""
     replica: str
@@ -121,7 +130,4 @@ def cluster_state(
 
 def outcome_of(text: str | None) -> Outcome | None:
     """Return the outcome of that value; None for None, and for one that this release does not know."""
-    try:
-        return None if text is None else Outcome(text)
-    except ValueError:
-        return None
+    return _OUTCOMES.get(text)

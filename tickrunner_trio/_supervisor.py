@@ -114,7 +114,7 @@ class Supervisor:
         return await _operations.cluster_health(self._services)
 
     async def history(self, name: str) -> tuple[PastRun, ...]:
-        """Return the last 100 runs of a service over all replicas, the newest first. See `PostgresLedger.history`.
+        """Return a service's last 100 runs over all replicas, the newest first. See `PostgresLedger.history`.
 
         Raises:
             ValueError: there is no such service.
@@ -135,7 +135,10 @@ class Supervisor:
         return await _operations.changed(self._named(name), lambda ledger: ledger.pause(name, reason=reason, by=by))
 
     async def resume(self, name: str) -> ClusterHealth:
-        """Let the service run again; return what the ledger knows of it then. It raises as `pause` does."""
+        """Let the service run again, within 5 seconds if it is due; return what the ledger knows of it then.
+
+        It raises as `pause` does.
+        """
         return await _operations.changed(self._named(name), lambda ledger: ledger.resume(name))
 
     async def trigger(self, name: str, *, by: str = "") -> ClusterHealth:

@@ -10,6 +10,7 @@ import trio
 from ._ledger_rows import add_service, pause, read_runs, read_services, resume, trigger
 from ._ledger_schema import DEFAULT_SCHEMA, checked_schema, creation, grants, removal
 from ._ledger_setup import drop_ledger, init_ledger, ledger_problems, missing_statements
+from ._short import checked_conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,13 +48,7 @@ class PostgresLedger:
     """
 
     def __init__(self, conninfo: str, schema: str = DEFAULT_SCHEMA) -> None:
-        if not isinstance(conninfo, str):
-            raise TypeError(
-                f"conninfo must be a str, got a {type(conninfo).__name__}: write it as 'postgresql://user@host/database'"
-            )
-        if "\0" in conninfo:
-            raise ValueError("conninfo must not contain a NUL character, at which libpq would end it: remove it")
-        self._conninfo = conninfo
+        self._conninfo = checked_conninfo(conninfo)
         self._schema = checked_schema(schema, "schema")
 
     @property
@@ -112,7 +107,7 @@ class PostgresLedger:
         return await self._in_thread(read_services)
 
     async def history(self, name: str) -> tuple[PastRun, ...]:
-        """Return the last 100 runs of a service over all replicas, the newest first.
+        """Return the last 100 runs of a service over all replicas that are over, the newest first.
 
         Raises:
             ValueError: the ledger does not know the service.
@@ -137,7 +132,9 @@ class PostgresLedger:
         return await self._in_thread(partial(pause, reason=_checked("reason", reason), by=_checked("by", by)), name)
 
     async def resume(self, name: str) -> ClusterHealth:
-        """Let the service run again, at its next slot; return its row. Of one that is not paused, nothing changes.
+        """Let the service run again, within 5 seconds if it is due; return its row.
+
+        Of one that is not paused, nothing changes.
 
         Raises:
             ValueError: the ledger does not know the service.
@@ -148,8 +145,8 @@ class PostgresLedger:
         """Have the next free replica run the service, due or not; return its row.
 
         The replicas look for it every few seconds, and the run begins within 5 seconds if one of them is free. It
-        counts as the interval's run. While the service is paused it waits; triggered again before a run has begun,
-        it is one run; triggered while one is under way, another one follows.
+        counts as the interval's run. While the service is paused it waits. Triggered again before a run has begun, it
+        is one run; triggered while one is under way, another one follows. A run that dies is begun again.
 
         Raises:
             TypeError: ``by`` is not a str.

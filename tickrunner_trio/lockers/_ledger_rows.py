@@ -1,7 +1,7 @@
 """The ledger's rows as operators see and change them. All of it blocks, each time on a connection of its own.
 
-What an operator changes, a tick never does, except that it takes a trigger away when it draws its epoch; so an operator
-and a tick may write the same row in any order.
+What an operator changes, a tick never does, but for a trigger: the end of a run takes away one that was there when it
+began. So an operator and a tick may write the same row in any order, and a trigger outlives a run that dies.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def pause(conninfo: str, schema: str, name: str, *, reason: str, by: str) -> Clu
 
 
 def resume(conninfo: str, schema: str, name: str) -> ClusterHealth:
-    """Let the service run again, at once if it is due; return its row. It raises as `pause` does."""
+    """Let the service run again, soon if it is due; return its row. It raises as `pause` does."""
     return _changed(conninfo, schema, _RESUME, name)
 
 

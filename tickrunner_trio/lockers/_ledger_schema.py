@@ -134,7 +134,8 @@ def escaped(text: str) -> str:
     kept: list[str] = []
     length = fitting = 0
     for each in text:
-        piece = each if each == "\n" or " " <= each <= "~" else each.encode("unicode_escape", "surrogatepass").decode()
+        is_kept = each == "\n" or (each.isascii() and each.isprintable())
+        piece = each if is_kept else ascii(each)[1:-1]
         length += len(piece)
         if length > LONGEST_TEXT:
             return "".join(kept[:fitting]) + _CUT

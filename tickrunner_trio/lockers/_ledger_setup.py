@@ -24,9 +24,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from .._errors import DatabaseUnavailableError
 from ._clock import boot_seconds
 from ._ledger_schema import COLUMNS, DDL_LOCK_ID, PRIVILEGES, creation, grants, quoted, removal, table
-from ._ledger_transaction import LockedError, transaction
+from ._ledger_transaction import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,14 +129,15 @@ def _changed(conninfo: str, schema: str, change: Callable[[Transaction], bool]) 
     """Return what the change returned, once it could be made while nobody else used what it changes."""
     deadline = boot_seconds() + PATIENCE
     while True:
+        writing = None
         try:
             with transaction(conninfo, schema) as writing:
                 writing.wait_for_locks(PATIENCE)
                 writing.ask("SELECT pg_advisory_xact_lock($1::bigint)::text", DDL_LOCK_ID)
                 writing.wait_for_locks(TABLE_LOCK_SECONDS)
                 return change(writing)
-        except LockedError:
-            if boot_seconds() > deadline:
+        except DatabaseUnavailableError:
+            if writing is None or not writing.was_locked_out or boot_seconds() > deadline:
                 raise
         time.sleep(TABLE_LOCK_SECONDS)
 

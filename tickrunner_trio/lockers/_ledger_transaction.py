@@ -53,15 +53,16 @@ _NOT_ALLOWED = "42501"
 _LOCKED = "55P03"
 
 
-class LockedError(DatabaseUnavailableError):
-    """Another session has a lock that this needs, and did not let it go in time."""
-
-
 class Transaction:
     """A transaction that is open."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+
+    @property
+    def was_locked_out(self) -> bool:
+        """Whether it failed because another session did not let go of a lock in time."""
+        return self._connection.refused[0] == _LOCKED
 
     def ask(self, statement: str, *parameters: str | float | None) -> list[list[str | None]]:
         """Return the rows of the answer, as text. Texts among the parameters are ASCII."""
@@ -87,8 +88,7 @@ def transaction(conninfo: str, schema: str, *, writes: bool = True) -> Generator
         writes: whether it may change something.
 
     Raises:
-        LockedError: another session holds a lock that a statement needs.
-        DatabaseUnavailableError: the server cannot do it now.
+        DatabaseUnavailableError: the server cannot do it now; `Transaction.was_locked_out` tells one reason.
         LockerConfigurationError: there is no ledger, or the role may not use it, or the server is none for us.
     """
     with short_connection(conninfo) as connection:
@@ -123,7 +123,7 @@ def _told(state: str, words: str, schema: str) -> DatabaseUnavailableError | Loc
             "'tickrunner ledger init --role NAME --print' prints"
         )
     if state == _LOCKED:
-        return LockedError(
+        return DatabaseUnavailableError(
             f"another session holds a lock on the ledger in the schema {schema!r} ({words}): end its transaction, "
             "which pg_stat_activity shows, or try again"
         )

@@ -27,6 +27,7 @@ from ._ledger_watch import LedgerWatch
 from ._losses import Loss
 from ._session_thread import CLOSED as _CLOSED
 from ._session_thread import SessionThread
+from ._short import checked_conninfo
 from ._timing import lease_timing
 
 if TYPE_CHECKING:
@@ -125,13 +126,7 @@ class PostgresLocker:
         ledger: bool | str = False,
         meter_provider: MeterProvider | None = None,
     ) -> None:
-        if not isinstance(conninfo, str):
-            raise TypeError(
-                f"conninfo must be a str, got a {type(conninfo).__name__}: write it as 'postgresql://user@host/database'"
-            )
-        if "\0" in conninfo:
-            raise ValueError("conninfo must not contain a NUL character, at which libpq would end it: remove it")
-        self._conninfo = conninfo
+        self._conninfo = checked_conninfo(conninfo)
         self._timing = lease_timing(lease)
         self._ledger: PostgresLedger | None = None
         self._watch_of_ledger: LedgerWatch | None = None

@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     from ._connection import Connection
 
 
+def checked_conninfo(conninfo: object) -> str:
+    """Return ``conninfo`` if it may be a connection string. No error shows it, since it may hold a password.
+
+    Raises:
+        TypeError: it is no str.
+        ValueError: it holds a NUL.
+    """
+    if not isinstance(conninfo, str):
+        raise TypeError(
+            f"conninfo must be a str, got a {type(conninfo).__name__}: write it as 'postgresql://user@host/database'"
+        )
+    if "\0" in conninfo:
+        raise ValueError("conninfo must not contain a NUL character, at which libpq would end it: remove it")
+    return conninfo
+
+
 @contextmanager
 def short_connection(conninfo: str) -> Generator[Connection]:
     """Open a connection for the time of the block.
