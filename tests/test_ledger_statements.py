@@ -49,7 +49,9 @@ class Session:
         self.say("put_back", locks, array(*["t"] * len(names)))
         return answer
 
-    def tell(self, name: str, epoch: int, outcome: Outcome, *, interval: float, chance: float, lock_id: int = 1) -> None:
+    def tell(
+        self, name: str, epoch: int, outcome: Outcome, *, interval: float, chance: float, lock_id: int = 1
+    ) -> None:
         answer = self.say(
             "results",
             *(array(each) for each in (name, lock_id, epoch, outcome.value, 0.25, "said", chance, interval)),
@@ -127,7 +129,7 @@ def test_what_a_run_does_to_the_due_time_is_what_the_model_says(ledger: Session)
 def test_a_due_time_that_nobody_can_reckon_with_costs_nothing_but_counts_as_due(ledger: Session, due_at: str) -> None:
     ledger.ask("a", interval=0.001)
     ledger.do("UPDATE tickrunner.service SET due_at = %s", due_at)
-    [(_, locks, epochs, *_)] = ledger.ask("a", interval=0.001)
+    [(_, _, epochs, *_)] = ledger.ask("a", interval=0.001)
     ledger.do("UPDATE tickrunner.service SET due_at = %s, interval_seconds = 0", due_at)
     ledger.tell("a", int(str(epochs)[1:-1]), Outcome.SUCCESS, interval=0.001, chance=0.5)
     [(is_near,)] = ledger.do("SELECT abs(extract(epoch FROM due_at - now())) < 10 FROM tickrunner.service")
@@ -147,9 +149,7 @@ def test_what_is_due_is_drawn_and_nothing_else(ledger: Session) -> None:
     for lock_id in range(1, len(parts) + 1):
         ledger.do("SELECT pg_advisory_unlock(%s)", lock_id)
     for name, part in zip(names, parts, strict=True):
-        ledger.do(
-            "UPDATE tickrunner.service SET due_at = now() + %s * interval '60 s' WHERE name = %s", part, name
-        )
+        ledger.do("UPDATE tickrunner.service SET due_at = now() + %s * interval '60 s' WHERE name = %s", part, name)
     [(_, drawn, *_), *others] = ledger.ask(*names)
     expected = {index + 1 for index, part in enumerate(parts) if is_due(part * 60, now=0.0, interval=60.0)}
     assert set(map(int, str(drawn)[1:-1].split(","))) == expected
@@ -218,12 +218,8 @@ def test_every_update_is_hot(ledger: Session) -> None:
         )
         ledger.say("exchange", "{}", "{}")
     ledger.do("SELECT pg_stat_force_next_flush()" if ledger.connection.info.server_version >= 150000 else "SELECT 1")
-    statistics = dict(
-        (name, rest)
-        for name, *rest in ledger.do(
-            "SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE schemaname = 'tickrunner'"
-        )
-    )
+    query = "SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE schemaname = 'tickrunner'"
+    statistics = {name: (updates, hot) for name, updates, hot in ledger.do(query)}
     for table, least in (("service", 20_000), ("run", 300)):
         updates, hot = statistics[table]
         assert updates >= least
@@ -235,7 +231,7 @@ def test_under_another_mark_nothing_is_done(ledger: Session, dsn: str) -> None:
     [before] = ledger.do("SELECT s::text FROM tickrunner.service AS s")
     with session(dsn, mark="another") as stranger:
         for name, parameters in {
-            "results": ["{a}", "{1}", array((1 << EPOCH_BITS)), "{success}", "{0.1}", "{x}", "{0.5}", "{60}"],
+            "results": ["{a}", "{1}", array(1 << EPOCH_BITS), "{success}", "{0.1}", "{x}", "{0.5}", "{60}"],
             "exchange": ["{1}", "{2}"],
             "register": ["{b}", "{2}", "{60}", "{t}"],
             "put_back": ["{2}", "{t}"],
@@ -256,7 +252,17 @@ def test_a_row_that_somebody_has_locked_is_left_out_and_nothing_waits(ledger: Se
         psql.execute("UPDATE tickrunner.service SET last_error = 'x' WHERE name = 'a'")
         ledger.do("SET statement_timeout = '2s'")
         [(_, written, _, gone, kept)] = ledger.say(
-            *("results", "{a,b}", "{1,2}", array(a, b), "{success,success}", "{0.1,0.1}", '{"",""}', "{0.5,0.5}", "{60,60}")
+            *(
+                "results",
+                "{a,b}",
+                "{1,2}",
+                array(a, b),
+                "{success,success}",
+                "{0.1,0.1}",
+                '{"",""}',
+                "{0.5,0.5}",
+                "{60,60}",
+            )
         )
         assert (written, gone, kept) == ("{2}", "{}", "{2}")
         ledger.say("exchange", "{}", "{}")
@@ -288,7 +294,9 @@ def test_a_trigger_is_done_with_when_a_run_that_began_after_it_has_ended(ledger:
         [(_, _, epochs, *_), *_] = ledger.ask("a")
         ledger.do(meanwhile)
         ledger.tell("a", int(str(epochs)[1:-1]), outcome, interval=60.0, chance=0.5)
-        [(triggered,)] = ledger.do("SELECT triggered_at IS NOT NULL OR triggered_by IS NOT NULL FROM tickrunner.service")
+        [(triggered,)] = ledger.do(
+            "SELECT triggered_at IS NOT NULL OR triggered_by IS NOT NULL FROM tickrunner.service"
+        )
         return bool(triggered)
 
     assert not run(Outcome.SUCCESS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,9 @@ def test_without_faults_the_gaps_are_an_interval_each() -> None:
 
 
 def test_after_a_crash_in_mid_work_another_replica_begins_as_soon_as_the_lock_is_free() -> None:
-    timeline = Cluster(daily, replicas=3, ledger=True, faults=[Kill("r1", at=100), Kill("r2", at=101)], seed=3).run(2000)
+    timeline = Cluster(daily, replicas=3, ledger=True, faults=[Kill("r1", at=100), Kill("r2", at=101)], seed=3).run(
+        2000
+    )
     killed = [run for run in timeline.runs if run.outcome is None]
     assert killed, "the seed is to be one with which r1 or r2 begins"
     [success] = successes(timeline)
@@ -139,8 +142,6 @@ class WorldWithLedger(World):
         self.ledger = SimulatedLedger()
 
     def locker(self) -> Any:
-        import random
-
         plain = super().locker()
         session = self.sessions.pop(plain)
         locker = ByItsLedger(self.server, session, trio.current_time, self.ledger, random.Random(1))

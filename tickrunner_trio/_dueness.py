@@ -1,4 +1,4 @@
-"""When a service with a ledger is due, and which fencing token its next run gets: arithmetic on the row's numbers. Pure.
+"""When a service with a ledger is due, and which fencing token its next run gets: arithmetic on its row. Pure.
 
 This is the model of what the ledger's statements compute by the database's clock, and what simulations compute with.
 Times are seconds of one clock::

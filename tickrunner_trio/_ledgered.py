@@ -1,4 +1,4 @@
-"""What a service makes of a locker with a ledger: how one attempt gets its lock, and which slot follows from the answer.
+"""What a service makes of a locker with a ledger: how an attempt gets its lock, and which slot follows from the answer.
 
 ::
 
@@ -95,8 +95,6 @@ def ledger_of(config: Config) -> LedgerLocker | None:
     return locker if isinstance(locker, LedgerLocker) and locker.has_ledger else None
 
 
-def watching(
-    ledger: LedgerLocker | None, config: Config, wake: Callable[[], object]
-) -> AbstractContextManager[None]:
+def watching(ledger: LedgerLocker | None, config: Config, wake: Callable[[], object]) -> AbstractContextManager[None]:
     """For the time of the block, have ``wake`` called when the service is triggered or resumed."""
     return nullcontext() if ledger is None else ledger.watching(config.name, wake)

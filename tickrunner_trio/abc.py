@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
 
-    from ._outcome import TickReport
-
     from ._cluster_health import ClusterHealth, PastRun
+    from ._outcome import TickReport
 
 
 @runtime_checkable

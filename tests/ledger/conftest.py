@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 TABLES = (
     "CREATE TABLE fence (epoch bigint NOT NULL)",
     "INSERT INTO fence VALUES (0)",
-    "CREATE TABLE written (id bigserial, at timestamptz DEFAULT clock_timestamp(), replica text, epoch bigint, kind text)",
+    "CREATE TABLE written (id serial, at timestamptz DEFAULT clock_timestamp(), replica text, epoch int8, kind text)",
 )
 
 

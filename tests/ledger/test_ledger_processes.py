@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
+    from tickrunner_trio import ClusterHealth
+
     Start = Callable[..., subprocess.Popen[str]]
 
 SUCCESSES = (
@@ -38,7 +40,7 @@ def until(dsn: str, query: str, *parameters: object, seconds: float = 30.0) -> N
         time.sleep(0.02)
 
 
-def health(dsn: str):  # type: ignore[no-untyped-def]
+def health(dsn: str) -> ClusterHealth:
     [row] = trio.run(PostgresLedger(dsn).cluster_health)
     return row
 
@@ -114,6 +116,8 @@ def test_a_triggered_run_begins_within_five_seconds_on_one_process_and_counts(ds
         time.sleep(4.5)  # all have looked
         assert do(dsn, "SELECT count(*) FROM written WHERE kind = 'start'") == [(before + 1,)]
         row = health(dsn)
+        assert row.next_due is not None
+        assert row.last_success is not None
         assert 3500 < (row.next_due - row.last_success).total_seconds() <= 3600.1
 
 

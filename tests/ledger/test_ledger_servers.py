@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 from ledger_view import do
+from postgres_view import until
 from standby_postgres import Standby, hot_standby
 from test_ledger_locker import ask, never, report, run
 
@@ -73,8 +73,7 @@ async def test_a_synchronous_standby_that_is_gone_is_waited_for_by_nobody() -> N
     with local_postgres() as server:
         do(server.dsn, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         do(server.dsn, "SELECT pg_reload_conf()")
-        while do(server.dsn, "SHOW synchronous_standby_names") != [("nobody",)]:
-            time.sleep(0.01)
+        await until(lambda: do(server.dsn, "SHOW synchronous_standby_names") == [("nobody",)])
         async with PostgresLocker(server.dsn, ledger=True, lease=2.0) as locker:
             began_at = trio.current_time()
             for _ in range(20):

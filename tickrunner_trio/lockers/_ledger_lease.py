@@ -11,8 +11,8 @@ from .._dueness import is_due
 from .._health import describe_error
 from .._outcome import Outcome
 from ..abc import LedgerAnswer, LedgerState
-from ._ledger_schema import escaped
 from ._lease import PostgresLease
+from ._ledger_schema import escaped
 
 if TYPE_CHECKING:
     from .._outcome import TickReport
@@ -102,7 +102,7 @@ def check_asked(service: object, interval: object) -> None:
 
     Raises:
         TypeError: ``service`` is no str, or ``interval`` no number.
-        ValueError: ``interval`` is not above 0, or not finite.
+        ValueError: ``interval`` is not above 0, or more than 366 days.
     """
     if not isinstance(service, str):
         raise TypeError(f"service must be a str, got {service!r}: pass the name of the service")
@@ -110,7 +110,7 @@ def check_asked(service: object, interval: object) -> None:
         raise TypeError(f"interval must be a number of seconds, got {interval!r}: write one, as in 60.0")
     if not 0 < interval <= MAX_SECONDS:
         raise ValueError(
-            f"interval must be above 0 and at most {MAX_SECONDS} seconds (366 days), got {interval!r}: choose one within"
+            f"interval must be above 0 and at most {MAX_SECONDS} seconds (366 days), got {interval!r}: choose one there"
         )
 
 

@@ -25,6 +25,7 @@ Each answers ``ours`` or ``shared`` first, by which the session sees a pooler th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from .._dueness import EPOCH_BITS, FAILURE_PART, FAILURES
@@ -80,13 +81,13 @@ def ledger_statements(schema: str, is_ours: str) -> LedgerStatements:
 
 
 def _filled(text: str, names: dict[str, str]) -> str:
-    for name, value in names.items():
-        text = text.replace(f"<{name}>", value)
-    return " ".join(text.split())
+    parts = text.replace("<asked>", _ASKED).replace("<history>", _HISTORY)
+    # In one go, and after the white space: a schema may have any name.
+    return re.sub(r"<(\w+)>", lambda found: names[found[1]], " ".join(parts.split()))
 
 
-# A run in the history: in a slot that is there, and not locked by somebody else, or in one that is made. The lookups are
-# subqueries that the planner cannot turn into joins: with a plan made while the table was small, those read all of it.
+# A run in the history: in a slot that is there, and not locked by somebody else, or in one that is made. The lookups
+# are subqueries that the planner cannot turn into joins: planned while the table was small, those read all of it.
 _HISTORY = """
 past AS MATERIALIZED (
     SELECT ended.*, kept.row, kept.row IS NULL
@@ -105,10 +106,11 @@ past AS MATERIALIZED (
 )
 """
 
-# Of each result: $1 the service, $2 its lock, $3 the epoch of the run, $4 the outcome, $5 its duration in seconds, $6 the
-# error, $7 a number from 0 to 1, $8 the interval in seconds. The answer has the locks of those that are written, and the seconds until each service
-# is due; and the locks whose row has another epoch by now. `_dueness` has the arithmetic.
-_RESULTS = f"""
+# Of each result: $1 the service, $2 its lock, $3 the epoch of the run, $4 the outcome, $5 its duration in seconds, $6
+# the error, $7 a number from 0 to 1, $8 the interval in seconds. The answer has the locks of those that are written,
+# and the seconds until each service is due; and the locks whose row has another epoch by now. `_dueness` has the
+# arithmetic.
+_RESULTS = """
 WITH told AS MATERIALIZED (
     SELECT *, seconds * interval '1 second' AS step
     FROM unnest($1::text[], $2::int8[], $3::int8[], $4::text[], $5::float8[], $6::text[], $7::float8[], $8::float8[])
@@ -147,7 +149,7 @@ WITH told AS MATERIALIZED (
     RETURNING s.name, s.epoch, (s.epoch % <slots>)::int2 AS slot, s.started_at, s.last_ended_at AS ended_at,
         coalesce(s.holder, '') AS holder, next.outcome, next.error, next.lock_id,
         extract(epoch FROM s.due_at)::float8 - extract(epoch FROM now())::float8 AS due_in
-), {_HISTORY}, gone AS MATERIALIZED (
+), <history>, gone AS MATERIALIZED (
     SELECT lock_id FROM told WHERE (SELECT count(*) FROM ended) < (SELECT count(*) FROM told)
         AND (SELECT true FROM <service> AS s WHERE s.name = told.name AND s.epoch = told.epoch) IS NULL
 )
@@ -180,8 +182,8 @@ asked AS MATERIALIZED (
 """
 
 # A row that is made anew is due now.
-_REGISTER = f"""
-WITH {_ASKED}, made AS (
+_REGISTER = """
+WITH <asked>, made AS (
     INSERT INTO <service> (name, lock_id, interval_seconds, due_at)
     SELECT name, lock_id, seconds, now() FROM asked
     WHERE (SELECT true FROM <service> AS s WHERE s.name = asked.name) IS NULL
@@ -193,8 +195,8 @@ SELECT <whose>
 # $5 who we are. The first row of the answer has the locks of the epochs that were drawn, these, and when each service
 # last succeeded; the others tell, of a lock that was granted and got none, what the row says. A run that never ended
 # goes into the history without an end.
-_DRAW = f"""
-WITH {_ASKED}, server AS MATERIALIZED (
+_DRAW = """
+WITH <asked>, server AS MATERIALIZED (
     SELECT ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::int8 AS timeline
 ), due AS MATERIALIZED (
     SELECT asked.name, asked.lock_id, asked.seconds, s.* FROM asked CROSS JOIN LATERAL (
@@ -215,13 +217,14 @@ WITH {_ASKED}, server AS MATERIALIZED (
     SELECT name, epoch, (epoch % <slots>)::int2 AS slot, started_at, NULL::timestamptz AS ended_at,
         coalesce(holder, '') AS holder, NULL::text AS outcome, '' AS error
     FROM due WHERE started_at IS NOT NULL AND (last_ended_at IS NULL OR last_ended_at < started_at)
-), {_HISTORY}
+), <history>
 SELECT <whose>, ARRAY(SELECT lock_id FROM drawn)::text, ARRAY(SELECT epoch FROM drawn)::text,
     ARRAY(SELECT last_success FROM drawn)::text, set_config('<kept>', ARRAY(SELECT lock_id FROM drawn)::text, false),
     NULL, NULL, NULL
 UNION ALL
 SELECT <whose>, asked.lock_id::text, (s.name IS NOT NULL)::text,
-    (extract(epoch FROM s.due_at)::float8 - extract(epoch FROM now())::float8)::text, (extract(epoch FROM s.last_success)::float8)::text,
+    (extract(epoch FROM s.due_at)::float8 - extract(epoch FROM now())::float8)::text,
+    (extract(epoch FROM s.last_success)::float8)::text,
     (s.paused_at IS NOT NULL)::text, s.paused_by, s.pause_reason
 FROM asked LEFT JOIN LATERAL (
     SELECT name, due_at, last_success, paused_at, paused_by, pause_reason FROM <service> AS s

@@ -113,7 +113,9 @@ class Cluster:
     def __repr__(self) -> str:
         faults = f", faults={list(self._faults)!r}" if self._faults else ""
         ledger = ", ledger=True" if self._ledger else ""
-        return f"Cluster(replicas={len(self._replicas)}{faults}{ledger}, lease={self._timing.lease:g}, seed={self._seed})"
+        return (
+            f"Cluster(replicas={len(self._replicas)}{faults}{ledger}, lease={self._timing.lease:g}, seed={self._seed})"
+        )
 
     def run(self, seconds: float) -> Timeline:
         """Play it in a Trio run of its own, and return what happened; hours take milliseconds.

@@ -69,7 +69,14 @@ class Record:
         self._stays.append(Stay(replica=replica, service=service, from_at=since(from_at), until_at=since(until_at)))
 
     def timeline(
-        self, seconds: float, *, replicas: tuple[str, ...], faults: tuple[Fault, ...], lease: float, locked: set[int], ledger: bool
+        self,
+        seconds: float,
+        *,
+        replicas: tuple[str, ...],
+        faults: tuple[Fault, ...],
+        lease: float,
+        locked: set[int],
+        ledger: bool,
     ) -> Timeline:
         """Return all of it, in an order that depends on nothing but what is in it."""
         ran = {run.service for run in self.runs}

@@ -113,9 +113,10 @@ class Timeline:
 
         Not too seldom: from one start, whatever came of it, to the next, or to the end of the timeline, it is at most
         (1 + ``tolerance``) x interval; two intervals and its own duration after a run that outlasted its interval (with
-        a ledger: nine tenths of it, as it may have begun later than it was due) or began later than a tenth of it, where a run that does not end counts for its ``tick_timeout`` at most, or, if
-        there is none, for an interval or the longest run that did end; and min(interval / 2, 60) seconds more after a
-        startup pass that failed, since the first slot comes by chance. Not judged are stretches in which
+        a ledger nine tenths of it, since it may have begun a tenth later than it was due) or began later than a tenth
+        of it, where a run that does not end counts for its ``tick_timeout`` at most, or, if there is none, for an
+        interval or the longest run that did end; and min(interval / 2, 60) seconds more after a startup pass that
+        failed, since the first slot comes by chance. Not judged are stretches in which
 
         - a fault was under way, or had been until less than the lease and 10 seconds before (a `ClockOffset` is none),
         - the service was drained in some process, or no living process had it,
