@@ -28,7 +28,6 @@ MODULES = {
         "_cluster_health",
         "lockers._timing",
         "lockers._ledger_schema",
-        "lockers._ledger_statements",
         "_dueness",
     ],
     "observing": ["_audit", "_surroundings", "_utc", "_telemetry*"],
@@ -42,7 +41,7 @@ MODULES = {
         *("lockers._statistics", "lockers._session_thread", "lockers._session", "lockers._connection"),
         *("lockers._holders", "lockers._short", "lockers._ledger", "lockers._ledger_rows", "lockers._ledger_setup"),
         *("lockers._ledger_transaction", "lockers._ledger_watch", "lockers._ledger_lease", "lockers._ledger_session"),
-        "lockers._pipeline",
+        *("lockers._ledger_statements", "lockers._pipeline"),
     ],
     "bridges": ["bridges", "_thread_work", "_asyncio_work", "_asyncio_tasks", "_foreign"],
     "contents": [""],  # the package itself

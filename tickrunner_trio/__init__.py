@@ -20,8 +20,8 @@
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _surroundings (what simulations
 #                  replace); _telemetry/ (the only importer of opentelemetry: spans, and integers that exporters read)
 #     pure         _config, _outcome, _schedule, _dueness (when a ledger says a service is due), _health,
-#                  _cluster_health, _statistics, _lock_ids; of lockers/ _timing (the arithmetic of the lease),
-#                  _ledger_schema (its tables) and _ledger_statements: no await, no I/O, time comes in as an argument
+#                  _cluster_health, _statistics, _lock_ids; of lockers/ _timing (the arithmetic of the lease) and
+#                  _ledger_schema (its tables): no await, no I/O, time comes in as an argument
 #     abc          abc (what others implement), _errors
 #
 #     _local_postgres and its _postgres_keeper stand alone: a throw-away server for demo and tests, which imports
