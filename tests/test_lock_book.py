@@ -24,6 +24,7 @@ from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError
 from tickrunner_trio._telemetry._meters import SessionTally
 from tickrunner_trio.lockers import _lock_book
 from tickrunner_trio.lockers._lease import LeaseState, PostgresLease
+from tickrunner_trio.lockers._ledger_lease import LedgerLease
 from tickrunner_trio.lockers._lock_book import EXPIRED, MOST_LOCKS, Batch, LockBook
 from tickrunner_trio.lockers._losses import Loss
 from tickrunner_trio.lockers._timing import LeaseTiming
@@ -886,6 +887,75 @@ def test_a_hold_ends_with_the_first_statement_at_its_time_and_with_none_before()
     desk.book.answered(batch, [], desk.now)
     assert desk.book.give_back(lease) is False
     assert not other.lost
+
+
+def test_holds_that_were_put_off_or_ended_early_do_not_pile_up() -> None:
+    desk = Desk()
+    [lease, other] = desk.have(5, 6)
+    for step in range(10_000):
+        assert lease.let_go_after(100.0 + step)
+        assert other.let_go_after(50.0 if step % 2 else math.inf)
+    assert len(desk.book._holds._heap) < 200
+    desk.now = 50.0
+    assert desk.book.next_batch().releases == [other]
+
+
+def test_a_lock_whose_result_could_not_be_written_is_kept_and_leaves_again_after_a_while() -> None:
+    desk = Desk()
+    [lease, other] = desk.have(5, 6)
+    assert desk.book.give_back(lease)
+    assert desk.book.give_back(other)
+    batch = desk.book.next_batch()
+    assert desk.book.answered(batch, [], desk.now, {lease}) == [(other, True)]
+    assert lease.state is LeaseState.LEAVING
+    assert desk.book.want(PostgresLease(desk.book, 5)) is False
+    assert not desk.book.next_batch()
+    assert desk.book.next_hold_end() == 0.2
+    desk.now = 0.1875
+    assert not desk.book.next_batch()
+    desk.now = 0.2
+    batch = desk.book.next_batch()
+    assert batch.releases == [lease]
+    assert desk.book.next_hold_end() == math.inf
+    assert desk.book.answered(batch, [], desk.now) == [(lease, True)]
+    assert not desk.book.next_batch()
+
+
+def test_results_that_cannot_be_written_are_tried_again_together_when_the_first_one_is() -> None:
+    desk = Desk()
+    leases = desk.have(5, 6)
+    for lease in leases:
+        desk.book.give_back(lease)
+        desk.book.answered(desk.book.next_batch(), [], desk.now, {lease})
+        desk.now += 0.125
+    assert desk.book.next_hold_end() == 0.2
+    assert desk.book.next_batch().releases == leases
+
+
+def test_a_result_that_cannot_be_written_is_done_with_when_its_session_is() -> None:
+    desk = Desk()
+    [lease] = desk.have(5)
+    desk.book.give_back(lease)
+    desk.book.answered(desk.book.next_batch(), [], desk.now, {lease})
+    desk.book.lose_session("gone", (DatabaseUnavailableError, "gone"), left=False, server_has_it=False)
+    assert desk.book.session_closed() == [(lease, True)]
+    desk.book.session_opened(desk.now, 6400)
+    desk.now = 1.0
+    assert not desk.book.next_batch()
+    assert desk.book.next_hold_end() == math.inf
+
+
+def test_who_is_in_a_hurry_waits_for_one_lease_at_most_counted_from_the_first_time() -> None:
+    desk = Desk()
+    lease = LedgerLease(desk.book, 5, service="sweep", interval=60.0, forced=False)
+    assert lease.write_until == math.inf
+    desk.now = 3.0
+    lease.hurry()
+    assert lease.write_until == 3.0 + TIMING.lease
+    desk.now = 9.0
+    lease.hurry()
+    assert lease.write_until == 3.0 + TIMING.lease
+    PostgresLease(desk.book, 6).hurry()  # which waits for nothing
 
 
 @pytest.mark.parametrize("instead", [math.inf, 6.0])

@@ -33,12 +33,14 @@ Invariants:
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 import threading
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
 from .._telemetry._meters import SessionTally
+from ._hold_ends import HoldEnds
 from ._lease import LeaseState
 from ._losses import Loss
 from ._statistics import LockerStatistics
@@ -73,6 +75,12 @@ _COMPANY = 8
 _UNWRITTEN_SECONDS = 0.2
 
 EXPIRED = "PostgreSQL has answered nothing for too long: the lease on its locks is over"
+
+
+class _Thread(enum.Enum):
+    ASLEEP = enum.auto()
+    WOKEN_SOON = enum.auto()  # it sleeps, and Trio wakes it when it has run whatever is ready
+    AWAKE = enum.auto()  # or as good as: it will look into the book before it sleeps
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,12 +130,13 @@ class LockBook:
         self._in_use: dict[int, PostgresLease] = {}
         self._wanted: list[PostgresLease] = []
         self._leaving: list[PostgresLease] = []
-        self._unwritten: list[PostgresLease] = []  # they leave again at the next end of a hold
-        self._holds: dict[PostgresLease, float] = {}  # the locks without work, and when each is to be let go of
-        self._next_hold_end = math.inf  # or earlier
+        self._unwritten: list[PostgresLease] = []  # they leave again
+        self._write_at = math.inf  # then
+        self._holds = HoldEnds()  # of the locks without work
+        self._looks_at = math.inf  # when the thread, which sleeps, looks at the holds by itself, at the latest
         self._holds_end = True  # by themselves
         self._lost_work: dict[PostgresLease, float] = {}  # what has not stopped yet, and when it should have
-        self._asleep = True
+        self._thread_is = _Thread.ASLEEP
         self._is_alone = True  # few asked at once lately, so there is nobody to wait for
         self._batches = self._largest = self._outlived = 0
         self._round_trip: float | None = None
@@ -148,8 +157,10 @@ class LockBook:
             self._in_use[lease.lock_id] = lease
             lease.state = LeaseState.WANTED
             self._wanted.append(lease)
-            slept, self._asleep = self._asleep, False
-        if slept:
+            rouses = self._thread_is is _Thread.ASLEEP
+            if rouses:
+                self._thread_is = _Thread.AWAKE if self._is_alone else _Thread.WOKEN_SOON
+        if rouses:
             self._rouse(at_once=self._is_alone)
         return True
 
@@ -161,8 +172,10 @@ class LockBook:
                 self._leave(lease)
             elif lease.state is LeaseState.LOST:
                 self._free(lease)
-            slept, self._asleep = self._asleep, False
-        if slept:
+            rouses = self._thread_is is _Thread.ASLEEP
+            if rouses:
+                self._thread_is = _Thread.AWAKE if self._is_alone else _Thread.WOKEN_SOON
+        if rouses:
             self._rouse(at_once=self._is_alone)
 
     def give_back(self, lease: PostgresLease) -> bool:
@@ -173,8 +186,10 @@ class LockBook:
             elif lease.state is LeaseState.LOST:
                 self._free(lease)
             follows = lease.state is LeaseState.LEAVING
-            slept, self._asleep = self._asleep, False
-        if slept:
+            rouses = self._thread_is is _Thread.ASLEEP
+            if rouses:
+                self._thread_is = _Thread.AWAKE if self._is_alone else _Thread.WOKEN_SOON
+        if rouses:
             self._rouse(at_once=self._is_alone)
         return follows
 
@@ -189,14 +204,12 @@ class LockBook:
             now = self._clock()
             if lease.state is not LeaseState.HELD or now >= self._expires_at or not self._holds_end:
                 return False
-            self._holds.pop(lease, None)
-            if seconds == math.inf:
+            ends_at = now + seconds
+            self._holds.set(lease, ends_at)
+            # For each beat the thread wakes by itself, and looks; and for the end of a hold that it knows of.
+            if seconds > self._timing.beat or self._thread_is is _Thread.AWAKE or ends_at >= self._looks_at:
                 return True
-            self._holds[lease] = now + seconds
-            self._next_hold_end = min(self._next_hold_end, now + seconds)
-            if seconds > self._timing.beat:  # for each beat the thread wakes by itself, and looks
-                return True
-            self._asleep = False
+            self._thread_is = _Thread.AWAKE
         self._rouse(at_once=True)  # the loop may be blocked before it has run whatever is ready
         return True
 
@@ -204,7 +217,7 @@ class LockBook:
         """From now on no hold ends by itself: all that is held is about to be lost, and whoever holds is told so."""
         with self._mutex:
             self._holds_end = False
-            self._next_hold_end = math.inf
+            self._holds.clear()
 
     # For whoever looks.
 
@@ -268,13 +281,13 @@ class LockBook:
     def next_batch(self) -> Batch:
         """Return what is to be asked now; with nothing in it, the thread may sleep until `next_hold_end`."""
         with self._mutex:
-            if (now := self._clock()) >= self._next_hold_end:
-                for lease in [lease for lease, ends_at in self._holds.items() if ends_at <= now]:
-                    lease.own_end = True
-                    self._leave(lease)
-                self._next_hold_end = min(self._holds.values(), default=math.inf)
+            now = self._clock()
+            for lease in self._holds.take_due(now):
+                lease.own_end = True
+                self._leave(lease)
+            if now >= self._write_at:
                 self._leaving += self._unwritten
-                self._unwritten = []
+                self._unwritten, self._write_at = [], math.inf
             batch = Batch(self._leaving, [])
             self._leaving = []
             # Nothing is asked now, so what is in use is held, about to leave, or wanted.
@@ -292,15 +305,16 @@ class LockBook:
                 else:
                     self._free(lease)
                     batch.refused.append((lease, LockerConfigurationError(_FULL % self._most)))
-            self._asleep = not batch
+            self._thread_is = _Thread.AWAKE if batch else _Thread.ASLEEP
             if batch:
                 self._is_alone = len(batch) < _COMPANY
             return batch
 
     def next_hold_end(self) -> float:
-        """Return when the next hold ends, or earlier."""
+        """Return when the next hold ends, or a result is to be tried again, or earlier; the thread will look then."""
         with self._mutex:
-            return self._next_hold_end
+            self._looks_at = min(self._holds.next_at(), self._write_at)
+            return self._looks_at
 
     def reply_deadline(self, sent_at: float) -> float:
         """Return until when a statement that is sent now must be answered; also when it was sent late."""
@@ -326,7 +340,7 @@ class LockBook:
             answers: list[Answer] = []
             if unwritten:
                 self._unwritten += unwritten
-                self._next_hold_end = min(self._next_hold_end, self._clock() + _UNWRITTEN_SECONDS)
+                self._write_at = min(self._write_at, self._clock() + _UNWRITTEN_SECONDS)
             for lease in batch.releases:
                 if lease not in unwritten:
                     self._free(lease)
@@ -362,7 +376,7 @@ class LockBook:
             now = self._clock()
             lost_at = self._expired_at if self._has_expired() else now
             self._expires_at = -math.inf
-            self._asleep = True
+            self._thread_is = _Thread.ASLEEP
             stop_by = self._answered_at + self._timing.lease
             if not server_has_it:  # it lets rivals in by now, so the work has what it was promised and no more
                 stop_by = min(stop_by, now + self._timing.cleanup)
@@ -378,7 +392,6 @@ class LockBook:
                     answers.append((lease, error_of(refusal)))
             self._holds.clear()
             self._wanted.clear()
-            self._next_hold_end = math.inf
             return lost, answers
 
     def session_closed(self) -> list[Answer]:
@@ -388,14 +401,14 @@ class LockBook:
             for lease in closed:
                 self._free(lease)
             self._leaving = []
-            self._unwritten = []
+            self._unwritten, self._write_at = [], math.inf
             return [(lease, True) for lease in closed]
 
     def lost_work_runs(self) -> bool:
         """Whether work under a lock that was lost has not stopped yet; the thread may sleep until it is roused."""
         with self._mutex:
-            self._asleep = bool(self._lost_work)
-            return self._asleep
+            self._thread_is = _Thread.ASLEEP if self._lost_work else _Thread.AWAKE
+            return bool(self._lost_work)
 
     def server_keeps_until(self) -> float:
         """Return when the server will have ended the session by itself, if it lives and hears nothing more."""
@@ -424,7 +437,7 @@ class LockBook:
         if lease.state is LeaseState.HELD and self._has_expired():
             lease.marked_lost, lease.lost_at = EXPIRED, self._expired_at  # what somebody was told stays true
         lease.state = LeaseState.LEAVING
-        self._holds.pop(lease, None)
+        self._holds.drop(lease)
         self._leaving.append(lease)
 
     def _free(self, lease: PostgresLease) -> None:
