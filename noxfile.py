@@ -102,9 +102,15 @@ def ledger(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Try to make two replicas run at once, by each fault that we know: `nox -s faults -- --minutes 10 --seed 1`."""
+    """Try to make two replicas run at once, by each fault that we know: `nox -s faults -- --minutes 10 --seed 1`.
+
+    With lockers without a ledger, then with one: `--ledger` for these alone.
+    """
     install(session, "test", extras="[demo]")
-    session.run("python", "-m", "faults.campaign", *session.posargs, env={"PYTHONPATH": "tests"})
+    for ledger in ([], ["--ledger"]):
+        if ledger or "--ledger" not in session.posargs:
+            options = [*session.posargs, *(each for each in ledger if each not in session.posargs)]
+            session.run("python", "-m", "faults.campaign", *options, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

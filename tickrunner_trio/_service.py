@@ -237,7 +237,8 @@ class Service:
     async def tick(self) -> TickReport:
         """Run one tick now, whatever the schedule says, and return its report.
 
-        It goes through the gate and the lock like any other tick and shifts no schedule. While `run` is active, the
+        It goes through the gate and the lock like any other tick and shifts no schedule; where the locker keeps a
+        ledger, its success counts as the interval's run, and a paused service is GATED. While `run` is active, the
         task of `run` executes it, after the tick in flight, and under the service's own hold if it has one; calls
         queue. Without `run`, it runs in the caller's task, and lets the lock go at once. On a drained service, and
         when the service is drained before the work has begun, the report says CANCELLED.

@@ -68,8 +68,13 @@ class PostgresLocker:
     So, within one primary, a holder whose process runs and whose work stops within a third of the lease has stopped
     before a rival starts. When the server itself drops the session (terminated, crashed), the work is cancelled at
     once, and the overlap is at most the notice (milliseconds) plus the time the work takes to stop. A frozen process,
-    two primaries, or work that resists cancellation are not covered: there only a fencing token protects, and this
-    locker gives none (``epoch`` is None). Work that outlives its lease is logged as CRITICAL and counted.
+    two primaries, or work that resists cancellation are not covered: there only a fencing token protects, which this
+    locker gives with a ledger only (else ``epoch`` is None). Work that outlives its lease is logged as CRITICAL and
+    counted.
+
+    With a ledger it keeps one row per service in the database of the locks, and is a `tickrunner_trio.abc.LedgerLocker`
+    too: the service runs once per interval across deploys and crashes, each run has an epoch, which is on the server's
+    disk before the work begins, and operators can pause and trigger it. Locks by `with_advisory_lock` have no row.
 
     A statement without a reply in time, a failed one, or an unlock that the server knows nothing of ends the session as
     well: its work is cancelled, and its socket closed once that work has stopped, or once the server has ended the
@@ -91,8 +96,9 @@ class PostgresLocker:
             session mode.
         lease: seconds from 2 to 3,600. A shorter one frees the locks of a vanished process sooner; a longer one lets
             the work outlast longer hiccups of the server or the network.
-        ledger: True: keep the ledger in the schema ``tickrunner``; a str: in the schema of that name. See
-            `PostgresLedger`.
+        ledger: True: keep the ledger in the schema ``tickrunner``; a str: in the schema of that name; False: none. Its
+            tables are made when the locker is entered, if they are not there and the role may make them. See
+            `PostgresLedger`. It needs a libpq of version 14 or newer.
         meter_provider: of OpenTelemetry, for what it counts of its sessions; None: the global one, also if that is set
             later.
 
@@ -162,8 +168,9 @@ class PostgresLocker:
         Raises:
             LockerConfigurationError: the first attempt failed for a reason that waiting will not mend: psycopg or libpq
                 is missing, the server is older than PostgreSQL 14 or does not take a setting, there is a pooler that
-                shares sessions, a parameter of ``conninfo`` is wrong, or the server does not know the user, the
-                password or the database. If it turns out later, locks raise it.
+                shares sessions, a parameter of ``conninfo`` is wrong, the server does not know the user, the password
+                or the database, or there is no ledger and the role may not make it. If it turns out later, locks raise
+                it.
             RuntimeError: entered for the second time.
         """
         if self._thread is not None:
