@@ -107,10 +107,9 @@ def faults(session: nox.Session) -> None:
     With lockers without a ledger, then with one: `--ledger` for these alone.
     """
     install(session, "test", extras="[demo]")
-    for ledger in ([], ["--ledger"]):
-        if ledger or "--ledger" not in session.posargs:
-            options = [*session.posargs, *(each for each in ledger if each not in session.posargs)]
-            session.run("python", "-m", "faults.campaign", *options, env={"PYTHONPATH": "tests"})
+    options = session.posargs
+    for each in [options] if "--ledger" in options else [options, [*options, "--ledger"]]:
+        session.run("python", "-m", "faults.campaign", *each, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

@@ -228,7 +228,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0, help="how long to inject faults; at least each once")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of a campaign to repeat")
     parser.add_argument("--only", default="", help="just the faults whose names contain this")
-    parser.add_argument("--ledger", action="store_true", help="with lockers that keep a ledger; no broken ones, no storm")
+    parser.add_argument(
+        "--ledger", action="store_true", help="with lockers that keep a ledger; no broken ones, no storm"
+    )
     parsed = parser.parse_args()
     ledger = " --ledger" if parsed.ledger else ""
     print(f"seed {parsed.seed}; again by: nox -s faults -- --minutes {parsed.minutes:g} --seed {parsed.seed}{ledger}")
