@@ -88,8 +88,16 @@ def simulation(session: nox.Session) -> None:
     """Hold simulated clusters to the rules of the design under 2,000 random plans of faults. Takes pytest's options."""
     install(session, "test", extras=ALL)
     session.run(
-        "pytest", *PARALLEL, "tests/test_cluster_rules.py", *session.posargs, env={"TICKRUNNER_TEST_PLANS": "2000"}
+        *("pytest", *PARALLEL, "tests/test_cluster_rules.py", "tests/test_simulated_ledger.py", *session.posargs),
+        env={"TICKRUNNER_TEST_PLANS": "2000"},
     )
+
+
+@nox.session
+def ledger(session: nox.Session) -> None:
+    """Try the ledger with real processes and servers: deployed, killed, frozen, failed over. Takes pytest's options."""
+    install(session, "test", extras=ALL)
+    session.run("pytest", *PARALLEL, "tests/ledger", *session.posargs)
 
 
 @nox.session

@@ -13,6 +13,7 @@ import trio
 from tickrunner_trio import Config, Outcome, Service, Tick
 from tickrunner_trio import _schedule as schedule
 from tickrunner_trio import _service as service
+from tickrunner_trio._alarm import Alarm
 from tickrunner_trio.lockers._timing import lease_timing
 from tickrunner_trio.testing import Cluster, DatabaseAway, Freeze, Kill, Partition, Start, _cluster
 from tickrunner_trio.testing._lock_server import Grant, LockServer
@@ -147,13 +148,14 @@ def first_tick_after_whole_intervals(patch: pytest.MonkeyPatch) -> None:
 def no_retry_after_unavailable(patch: pytest.MonkeyPatch) -> None:
     publish = Service._publish
 
-    async def sleep_for_ever(deadline: float) -> None:
-        await trio.sleep_forever()
+    class SleepsForEver(Alarm):
+        async def sleep_until(self, deadline: float) -> None:
+            await trio.sleep_forever()
 
-    def gives_up(self: Any, report: Any, judged_at: Any) -> None:
-        publish(self, report, judged_at)
-        if report.outcome is Outcome.UNAVAILABLE:
-            self._sleep_until = sleep_for_ever
+    def gives_up(self: Any, attempt: Any, outcome: Outcome) -> None:
+        publish(self, attempt, outcome)
+        if outcome is Outcome.UNAVAILABLE:
+            self._alarm = SleepsForEver()
 
     patch.setattr(Service, "_publish", gives_up)
 

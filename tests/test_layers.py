@@ -32,7 +32,10 @@ MODULES = {
         "_dueness",
     ],
     "observing": ["_audit", "_surroundings", "_utc", "_telemetry*"],
-    "running": ["_attempt", "_watching", "_forced", "_reporting", "_service", "_supervisor", "_operations", "_passes", "_ledgered"],
+    "running": [
+        *("_alarm", "_attempt", "_watching", "_forced", "_reporting", "_service", "_supervisor", "_passes"),
+        *("_operations", "_ledgered"),
+    ],
     "lockers": [
         *("lockers", "lockers._memory", "lockers._postgres", "lockers._lock_book", "lockers._lease", "lockers._clock"),
         *("lockers._losses", "lockers._driver"),

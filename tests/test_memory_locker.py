@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -14,6 +15,8 @@ from tickrunner_trio import Lease, MemoryLocker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tickrunner_trio.abc import TimedLease
 
 LOCK = 1001
 
@@ -82,7 +85,7 @@ def test_no_checkpoint_stands_between_the_end_of_fn_and_the_answer() -> None:
     virtually(main)
 
 
-def test_it_is_always_a_checkpoint_also_when_the_lock_is_busy() -> None:
+def test_a_lock_that_is_busy_is_a_checkpoint_and_one_that_is_had_checks_for_a_cancellation_before() -> None:
     locker = MemoryLocker()
 
     async def fn(lease: Lease) -> None:
@@ -90,11 +93,58 @@ def test_it_is_always_a_checkpoint_also_when_the_lock_is_busy() -> None:
             assert not await is_free(locker)
 
     async def main() -> None:
-        with assert_checkpoints():
-            assert await is_free(locker)
         await locker.with_advisory_lock(LOCK, fn)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await locker.with_advisory_lock(LOCK, pytest.fail)
+        assert scope.cancelled_caught
 
     virtually(main)
+
+
+def test_a_hold_ends_by_the_clock_while_fn_runs_on_and_its_end_takes_nothing_from_who_came_after_it() -> None:
+    locker = MemoryLocker()
+    seen: list[object] = []
+
+    async def hold(lease: Lease) -> None:
+        timed = cast("TimedLease", lease)
+        assert timed.let_go_after(5)
+        assert timed.let_go_after(9), "what is said last counts"
+        await trio.sleep(12)
+        seen.append((trio.current_time(), lease.lost, timed.let_go_after(math.inf)))
+
+    async def try_at(*times: float) -> None:
+        for at in times:
+            await trio.sleep_until(at)
+            seen.append((at, await locker.with_advisory_lock(LOCK, work)))
+
+    async def work(lease: Lease) -> None:
+        await trio.sleep(4)
+        assert not lease.lost
+        assert not await is_free(locker), "the first holder's return let go of somebody else's lock"
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(locker.with_advisory_lock, LOCK, hold)
+            nursery.start_soon(try_at, 8.9, 9.0)
+
+    virtually(main)
+    assert seen == [(8.9, False), (12, True, False), (9.0, True)]
+    assert repr(locker) == "<MemoryLocker: 0 held>"
+
+
+def test_a_hold_that_is_taken_back_does_not_end() -> None:
+    locker = MemoryLocker()
+
+    async def fn(lease: Lease) -> None:
+        timed = cast("TimedLease", lease)
+        assert timed.let_go_after(5)
+        assert timed.let_go_after(math.inf)
+        await trio.sleep(6)
+        assert not lease.lost
+        assert not await is_free(locker)
+
+    virtually(lambda: locker.with_advisory_lock(LOCK, fn))
 
 
 def test_epochs_count_up_over_all_grants_and_locks() -> None:

@@ -6,11 +6,13 @@ must not get it before the work has stopped. What cuts the way of the locker off
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -444,6 +446,32 @@ async def test_the_hold_of_a_service_ends_while_the_trio_loop_is_blocked_and_ano
             rival.join()
             nursery.cancel_scope.cancel()
     assert 0.9 * interval - 0.01 < times.taken - times.began < 0.9 * interval + SLACK
+
+
+async def test_leaving_the_locker_does_not_wait_for_who_sleeps_on_after_a_hold_that_has_ended(dsn: str) -> None:
+    """Nor for a hold that would end just now: whoever holds is told, or the lock is lost."""
+    ended = list[str]()
+
+    async def hold(seconds: float, lease: Any) -> None:
+        assert lease.let_go_after(seconds) is True
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append("lost" if lease.loss else "let go")
+            assert lease.let_go_after(1.0) is False
+
+    async def run(lock_id: int, seconds: float) -> None:
+        with contextlib.suppress(LockLostError):
+            await locker.with_advisory_lock(lock_id, partial(hold, seconds))
+
+    async with trio.open_nursery() as nursery:
+        async with PostgresLocker(dsn, lease=LONG_LEASE) as locker:
+            nursery.start_soon(run, 5, 0.1)
+            nursery.start_soon(run, 6, 60.0)
+            await until(lambda: locks(dsn) == [6])
+            left_at = boot_seconds()
+        assert boot_seconds() - left_at < LONG_LEASE / 2
+    assert sorted(ended) == ["let go", "lost"]
 
 
 # -- Nothing is carried over -------------------------------------------------------------------------------------------

@@ -72,9 +72,9 @@ def outcomes_of(subject: Service) -> list[tuple[Outcome, float]]:
     heard: list[tuple[Outcome, float]] = []
     publish = subject._publish
 
-    def note(report: TickReport, judged_at: Any) -> None:
-        heard.append((report.outcome, trio.current_time()))
-        publish(report, judged_at)
+    def note(attempt: Any, outcome: Outcome) -> None:
+        heard.append((outcome, trio.current_time()))
+        publish(attempt, outcome)
 
     subject._publish = note  # type: ignore[method-assign]
     return heard

@@ -14,7 +14,7 @@ from tickrunner_trio import Outcome
 from tickrunner_trio.abc import TimedLease
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from tickrunner_trio import Lease, Tick, TickReport
 
@@ -93,7 +93,8 @@ def test_after_a_success_the_lease_is_to_end_nine_tenths_of_the_interval_from_th
 
     virtually(main)
     assert locker.asked_for == [(2.0, 7.0), (12.0, 7.0)]
-    assert locker.events == [("locked", 0.0), ("unlocked", 9.0), ("locked", 10.0), ("unlocked", 15.0)]
+    # Nobody is woken when the hold ends by itself, at 9: `fn` goes on to the next slot.
+    assert locker.events == [("locked", 0.0), ("unlocked", 10.0), ("locked", 10.0), ("unlocked", 15.0)]
 
 
 def test_after_a_failure_it_is_to_end_at_the_random_point() -> None:
@@ -105,7 +106,7 @@ def test_after_a_failure_it_is_to_end_at_the_random_point() -> None:
 
     virtually(main)
     assert locker.asked_for == [(1.0, 0.25)]
-    assert locker.events == [("locked", 0.0), ("unlocked", 1.25)]
+    assert locker.events == [("locked", 0.0), ("unlocked", 9.0)]
 
 
 @pytest.mark.parametrize(("cadence", "seconds"), [("replica", 1.0), ("cluster", 9.5)])
@@ -122,15 +123,69 @@ def test_without_a_hold_nothing_is_said(cadence: Any, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("ends_late_by", [0.0, 0.5, -0.5])
-def test_a_hold_is_over_on_trios_clock_whenever_the_lease_really_ends(ends_late_by: float) -> None:
+def test_the_next_slot_comes_in_time_whenever_the_lease_really_ends(ends_late_by: float) -> None:
     locker = LockerOfTimedLeases(ends_late_by=ends_late_by)
 
     async def main() -> None:
-        with trio.move_on_after(9.75):
+        with trio.move_on_after(10.5):
             await service(working(locker, 0.0), locker).run()
 
     virtually(main)
-    assert locker.events == [("locked", 0.0), ("unlocked", 9.0)]
+    assert locker.asked_for == [(0.0, 9.0), (10.0, 9.0)]
+    assert locker.events[:3] == [("locked", 0.0), ("unlocked", 10.0), ("locked", 10.0)]
+
+
+def test_a_slot_within_the_hold_is_missed_and_the_service_wakes_with_the_one_after_it() -> None:
+    locker = LockerOfTimedLeases()
+
+    async def main() -> None:
+        sweep = service(working(locker, 0.0), locker, should_run=lambda: next(gates))
+        with trio.move_on_after(31):
+            await sweep.run()
+        missed.append(sweep.statistics().missed_slots)
+
+    def blocked() -> Iterator[bool]:
+        """The loop is blocked in the second tick's gate, for 4 seconds, so that its hold ends after the third slot."""
+        yield True
+        trio.lowlevel.current_clock().jump(4)  # type: ignore[attr-defined]
+        while True:
+            yield True
+
+    gates, missed = blocked(), list[int]()
+    virtually(main)
+    assert locker.asked_for == [(0.0, 9.0), (14.0, 9.0), (30.0, 9.0)]
+    assert [at for event, at in locker.events if event == "unlocked"] == [10.0, 30.0, 31.0]
+    assert missed == [1]
+
+
+def test_the_lock_counts_as_held_until_the_lease_has_ended_though_nobody_is_woken_for_it() -> None:
+    held: list[bool] = []
+
+    async def main() -> None:
+        sweep = service(working(locker, 0.0), locker)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sweep.run)
+            for seconds in (8.5, 1.0, 1.0):
+                await trio.sleep(seconds)
+                held.append(sweep.statistics().holds_lock)
+            nursery.cancel_scope.cancel()
+
+    locker = LockerOfTimedLeases()
+    virtually(main)
+    assert held == [True, False, True]
+
+
+def test_a_drain_after_the_hold_wakes_whoever_sleeps_to_the_next_slot() -> None:
+    async def main() -> None:
+        sweep = service(working(locker, 0.0), locker)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sweep.run)
+            await trio.sleep(9.5)
+            sweep.drain()
+
+    locker = LockerOfTimedLeases()
+    virtually(main)
+    assert locker.events == [("locked", 0.0), ("unlocked", 9.5)]
 
 
 def test_a_forced_tick_takes_the_end_back_while_its_work_runs_and_then_sets_the_same_end_again() -> None:
@@ -148,7 +203,7 @@ def test_a_forced_tick_takes_the_end_back_while_its_work_runs_and_then_sets_the_
 
     virtually(main)
     assert locker.asked_for == [(0.0, 9.0), (3.0, math.inf), (5.0, 4.0)]
-    assert locker.events == [("locked", 0.0), ("unlocked", 9.0)]
+    assert locker.events == [("locked", 0.0), ("unlocked", 9.5)]
     assert [report.outcome for report in reports] == [Outcome.SUCCESS]
 
 

@@ -14,9 +14,9 @@
 #                  ledger statements and pipeline (which imports psycopg too), ledger lease and watch. For one question
 #                  at a time: holders; ledger, on its rows and setup, and they on transaction; short. Clock, driver,
 #                  statistics
-#     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _watching,
-#                  _ledgered (a service at its locker's ledger), _reporting, _operations (what a supervisor asks of a
-#                  ledger), _passes
+#     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _alarm,
+#                  _watching, _ledgered (a service at its locker's ledger), _reporting, _operations (what a supervisor
+#                  asks of a ledger), _passes
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _surroundings (what simulations
 #                  replace); _telemetry/ (the only importer of opentelemetry: spans, and integers that exporters read)
 #     pure         _config, _outcome, _schedule, _dueness (when a ledger says a service is due), _health,

@@ -20,22 +20,19 @@ Invariants:
 from __future__ import annotations
 
 import logging
-import math
-from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import trio
 
-from ._audit import log_safely, new_request_id, request_id_set_to
+from ._audit import log_safely, new_request_id, request_id_set_to, set_request_id
 from ._errors import DatabaseUnavailableError, LockLostError, ServicePausedError
 from ._outcome import Outcome, Tick, TickReport, judge
 from ._reporting import call_plain
 from ._utc import utc_at, utc_offset
-from ._watching import lost_for, watched
+from ._watching import lost_for, watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from datetime import datetime
 
     from ._config import Config, Logger
     from ._ledgered import LedgerTurn
@@ -44,20 +41,28 @@ if TYPE_CHECKING:
     from .abc import Lease
 
 
+class Shared(NamedTuple):
+    """What all attempts of a service have in common."""
+
+    config: Config
+    lock_id: int  #: The lock under which the work runs.
+    log: Logger
+    meter: ServiceMeter
+    tracer: ServiceTracer
+    under_way: list[Attempt]  #: Those that run now: one, or two.
+
+
 class Attempt:
     """One tick; made when it is known, run once, or dropped.
 
     Args:
-        config: of the service.
-        lock_id: the lock under which the work runs.
-        log: the logger of the service.
+        shared: with the other attempts of the service.
         work: ``config.work`` or ``config.startup``.
         number: counts the attempts of the service from 1.
         scheduled_at: the slot, in seconds of Trio's clock.
         forced: whether `Service.tick` asked for it.
-        meter: of the service.
-        tracer: of the service.
-        publish: told the report and when it was judged; it must not raise.
+        approach: a scope around `run` or `run_under`; cancelled if the attempt is dropped.
+        publish: told what came of the attempt, once; it must not raise.
         turn: at the locker's ledger; None: it has none.
     """
 
@@ -66,17 +71,19 @@ class Attempt:
         "_asked_at",
         "_asked_for",
         "_begun",
-        "_config",
-        "_lock_id",
-        "_log",
-        "_meter",
+        "_dropped",
         "_number",
         "_publish",
+        "_report",
+        "_shared",
         "_span",
-        "_tracer",
+        "_then",
         "_work",
+        "epoch",
+        "error",
         "forced",
-        "report",
+        "judged_at",
+        "outcome",
         "request_id",
         "scheduled_at",
         "started_at",
@@ -86,158 +93,201 @@ class Attempt:
 
     def __init__(
         self,
-        config: Config,
+        shared: Shared,
         *,
-        lock_id: int,
-        log: Logger,
         work: Callable[[Tick], Awaitable[None]],
         number: int,
         scheduled_at: float,
         forced: bool,
-        meter: ServiceMeter,
-        tracer: ServiceTracer,
-        publish: Callable[[TickReport, datetime], None],
+        approach: trio.CancelScope,
+        publish: Callable[[Attempt, Outcome], None],
         turn: LedgerTurn | None = None,
     ) -> None:
-        self._config = config
-        self._lock_id = lock_id
-        self._log = log
+        self._shared = shared
         self._work = work
         self._number = number
-        self._meter = meter
+        self._approach = approach
         self._publish = publish
-        self._tracer = tracer
+        self._then: Callable[[Attempt, Lease], Awaitable[None]] | None = None
         self._span: TickSpan | None = None
-        self.utc_offset = utc_offset()
-        self._approach = trio.CancelScope()
         self._begun = False
+        self._dropped = False
         self._asked_at: float | None = None  #: When the locker was; None under a lock that is held already.
         self._asked_for: float | None = None  #: Seconds from then to the work's start, or to the refusal.
+        self.utc_offset = utc_offset()
         self.request_id = new_request_id()
         self.scheduled_at = scheduled_at
         self.started_at = scheduled_at  #: Seconds of Trio's clock; set when the attempt begins, and when its work does.
         self.forced = forced
         self.turn = turn
-        self.report: TickReport | None = None  #: None until it is judged.
+        self.outcome: Outcome | None = None  #: None until it is judged, as are the three that follow.
+        self.error: BaseException | None = None
+        self.epoch: int | None = None
+        self.judged_at = scheduled_at  #: Seconds of Trio's clock.
+        self._report: TickReport | None = None
 
-    async def run(self, then: Callable[[Lease], Awaitable[None]]) -> None:
-        """Take the tick from the gate to its report, then await ``then`` under the lock if the work ran.
+    async def run(self, then: Callable[[Attempt, Lease], Awaitable[None]] | None = None) -> None:
+        """Take the tick from the gate to its report, then await ``then``, if any, under the lock if the work ran.
 
         Cancellation handling: reported as CANCELLED, unless the work had been judged before; passes through after the
-        lock has been let go.
+        lock has been let go. That of ``approach`` does, too.
         """
-        with request_id_set_to(self.request_id):
-            if not self._gate_is_open():
-                return
-
-            async def under_lock(lease: Lease) -> None:
-                self._meter.lock_is_held(+1)
+        shared = self._shared
+        self._then = then
+        shared.under_way.append(self)
+        try:
+            with request_id_set_to(self.request_id):
+                if not self._gate_is_open():
+                    return
+                self._asked_at = asked_at = trio.current_time()
+                had: object = None
+                error: BaseException | None = None
                 try:
-                    await self._work_under(lease)
-                    with request_id_set_to(None):
-                        await then(lease)
-                finally:
-                    self._meter.lock_is_held(-1)
-
-            self._asked_at = asked_at = trio.current_time()
-            had, error = await _caught(self._approach, self._with_lock(), self._lock_id, under_lock)
-            if self.report is None and (had is False or isinstance(error, Exception)):
-                self._asked_for = trio.current_time() - asked_at
-            if error is not None:
-                self._locker_raised(error)
-            elif self.report is None:
-                self._work_did_not_run(had)
-            _raise_what_ends_more(error)
+                    if self.turn is None:
+                        had = await shared.config.locker.with_advisory_lock(shared.lock_id, self._work_under)
+                    else:
+                        had = await self.turn.with_lock(shared.lock_id, self._work_under, self._report_if_judged)
+                except BaseException as raised:  # noqa: ASYNC103 - raised again below, after the report
+                    error = raised
+                if self.outcome is None and (had is False or isinstance(error, Exception)):
+                    self._asked_for = trio.current_time() - asked_at
+                if error is not None:
+                    self._locker_raised(error)
+                    _raise_what_ends_more(error)
+                elif self.outcome is None:
+                    self._work_did_not_run(had)
+        finally:
+            shared.under_way.remove(self)
 
     async def run_under(self, lease: Lease) -> None:
         """Take the tick from the gate to its report under a lock that is held already."""
-        with request_id_set_to(self.request_id):
-            if self._gate_is_open():
-                await self._work_under(lease)
+        self._shared.under_way.append(self)
+        try:
+            with request_id_set_to(self.request_id):
+                if self._gate_is_open():
+                    await self._work_under(lease)
+        finally:
+            self._shared.under_way.remove(self)
 
     @property
     def work_began_at(self) -> float | None:
         """When the work began that has not been judged yet, on Trio's clock; None while there is none."""
-        return self.started_at if self._begun and self.report is None else None
+        return self.started_at if self._begun and self.outcome is None else None
 
     def drop(self) -> None:
         """Cancel the attempt if its work has not begun; synchronous, and idempotent."""
-        if not self._begun:
+        if not self._begun and self.outcome is None:
+            self._dropped = True
             self._approach.cancel()
 
     def report_dropped(self) -> None:
         """Report CANCELLED for an attempt that will not be run."""
         self.started_at = max(self.scheduled_at, trio.current_time())
-        self._report(Outcome.CANCELLED)
-
-    def _with_lock(self) -> Callable[..., Awaitable[bool]]:
-        if self.turn is None:
-            return self._config.locker.with_advisory_lock
-        return partial(self.turn.with_lock, lambda: self.report)
+        self._judged(Outcome.CANCELLED)
 
     def _gate_is_open(self) -> bool:
         self.started_at = trio.current_time()
-        if self._config.should_run is None:
+        should_run = self._shared.config.should_run
+        if should_run is None:
             return True
+        meter = self._shared.meter
         try:
-            is_open = bool(call_plain("should_run", self._config.should_run))
+            is_open = bool(call_plain("should_run", should_run))
         except BaseException as error:
-            self._meter.gate_said(is_open=True)
-            self._report(Outcome.FAILED, error)
+            meter.gate_said(is_open=True)
+            self._judged(Outcome.FAILED, error)
             if isinstance(error, Exception):
                 return False  # noqa: ASYNC104 - a plain function raises no cancellation
             raise
-        self._meter.gate_said(is_open=is_open)
+        meter.gate_said(is_open=is_open)
         if not is_open:
-            self._report(Outcome.GATED)
+            self._judged(Outcome.GATED)
         return is_open
 
     async def _work_under(self, lease: Lease) -> None:
-        """Run the work in its scope, judge and report it; raise of its errors only what ends more than the tick."""
-        if self._begun or self.report is not None:
+        """Run the work, judge and report it, then hold on; raise of its errors only what ends more than the tick.
+
+        All in one function, since it is what the locker runs: each further layer would take half a microsecond.
+        """
+        if self._begun or self.outcome is not None:
             raise RuntimeError(
                 "the locker called fn a second time, or too late: with_advisory_lock runs it at most once"
             )
-        config, epoch = self._config, lease.epoch
-        self.started_at = trio.current_time()
+        shared, epoch = self._shared, lease.epoch
+        self.started_at = started_at = trio.current_time()
         if self._asked_at is not None:
-            self._asked_for = self.started_at - self._asked_at
-        # Either may have come in the moment of the grant, and a cancellation reaches no work before it checkpoints.
-        if lease.lost:
-            self._report(Outcome.LOCK_LOST, self._error_for(Outcome.LOCK_LOST, None), epoch)
-            return
-        if self._approach.cancel_called:
-            self._report(Outcome.CANCELLED)
-            return
+            self._asked_for = started_at - self._asked_at
+            shared.meter.lock_was_had(lease)
+        try:
+            # Either may have come in the moment of the grant, and a cancellation reaches no work before it checkpoints.
+            if lease.lost:
+                self._judged(Outcome.LOCK_LOST, self._error_for(Outcome.LOCK_LOST, None), epoch)
+            elif self._dropped:
+                self._judged(Outcome.CANCELLED)
+            else:
+                tick = self._begin(epoch)
+                watch(lease, shared.meter.count_overstay)
+                timeout = shared.config.tick_timeout
+                # Nothing else would cancel the scope, and an idle one takes 5 us, an eighth of a tick.
+                scope = None if timeout is None else trio.CancelScope(deadline=started_at + timeout)
+                error: BaseException | None = None
+                try:
+                    # In here, because Ctrl-C may come in a span processor as well: as one in the work.
+                    self._span = shared.tracer.begin(
+                        self._work, self.request_id, self._number, lateness=self._lateness(), epoch=epoch
+                    )
+                    if scope is None:
+                        await self._work(tick)
+                    else:
+                        with scope:
+                            await self._work(tick)
+                except BaseException as raised:  # noqa: ASYNC103 - raised again below, after the report
+                    error = raised
+                self._judge(lease, epoch, scope, error)
+            if self._then is not None:
+                set_request_id(None)
+                try:
+                    await self._then(self, lease)
+                finally:
+                    set_request_id(self.request_id)
+        finally:
+            if self._asked_at is not None:
+                shared.meter.lock_was_let_go(lease)
+
+    def _begin(self, epoch: int | None) -> Tick:
+        """From here on the attempt cannot be dropped."""
+        shared = self._shared
         self._begun = True
-        tick = Tick(
-            service=config.name,
-            lock_id=self._lock_id,
+        return Tick(
+            service=shared.config.name,
+            lock_id=shared.lock_id,
             request_id=self.request_id,
             number=self._number,
             scheduled_at=utc_at(self.scheduled_at, self.utc_offset),
             started_at=utc_at(self.started_at, self.utc_offset),
             epoch=epoch,
             forced=self.forced,
-            log=self._log,
+            log=shared.log,
         )
-        watched_lease = watched(lease, self._meter.count_overstay)
-        timeout = math.inf if config.tick_timeout is None else config.tick_timeout
-        scope = trio.CancelScope(deadline=self.started_at + timeout)
-        error: BaseException | None
-        try:
-            self._span = self._tracer.begin(
-                self._work, self.request_id, self._number, lateness=self._lateness(), epoch=epoch
-            )
-        except BaseException as raised:  # noqa: ASYNC103 - Ctrl-C in a span processor: as one in the work, raised below
-            error = raised
-        else:
-            _, error = await _caught(scope, self._work, tick)
-        outcome = judge(lost=lease.lost, cancelled=_is_cancelled(), timed_out=scope.cancel_called, error=error)
-        seconds = lost_for(watched_lease) if watched_lease is not None and outcome is Outcome.LOCK_LOST else 0.0
-        stopped_after = trio.current_time() - scope.deadline if outcome is Outcome.TIMED_OUT else seconds
-        self._report(outcome, self._error_for(outcome, error, stopped_after), epoch, lost_for=seconds)
-        _raise_what_ends_more(error)
+
+    def _judge(
+        self, lease: Lease, epoch: int | None, scope: trio.CancelScope | None, error: BaseException | None
+    ) -> None:
+        """Judge and report work that has stopped; raise of its error what ends more than the tick."""
+        outcome = judge(
+            lost=lease.lost,
+            cancelled=error is not None and _is_cancelled(),
+            timed_out=scope is not None and scope.cancel_called,
+            error=error,
+        )
+        lost_seconds = stopped_after = 0.0
+        if outcome is Outcome.LOCK_LOST:
+            lost_seconds = stopped_after = lost_for(lease)
+        elif outcome is Outcome.TIMED_OUT and scope is not None:
+            stopped_after = trio.current_time() - scope.deadline
+        self._judged(outcome, self._error_for(outcome, error, stopped_after), epoch, lost_for=lost_seconds)
+        if error is not None:
+            _raise_what_ends_more(error)
 
     def _error_for(
         self, outcome: Outcome, error: BaseException | None, stopped_after: float = 0.0
@@ -250,10 +300,13 @@ class Attempt:
         named: BaseException
         match outcome:
             case Outcome.LOCK_LOST:
-                named = LockLostError(f"the lock {self._lock_id} of {self._config.name} was lost while its work ran")
+                named = LockLostError(
+                    f"the lock {self._shared.lock_id} of {self._shared.config.name} was lost while its work ran"
+                )
             case Outcome.TIMED_OUT:
+                config = self._shared.config
                 named = trio.TooSlowError(
-                    f"the work of {self._config.name} took longer than tick_timeout={self._config.tick_timeout} seconds"
+                    f"the work of {config.name} took longer than tick_timeout={config.tick_timeout} seconds"
                 )
             case _:
                 return error
@@ -265,42 +318,45 @@ class Attempt:
 
     def _locker_raised(self, error: BaseException) -> None:
         """Report what came out of the locker, unless the work had been judged before."""
-        if self.report is not None:
+        if self.outcome is not None:
             # A locker says a second time that the lock was lost: it has to.
-            is_told = self.report.outcome is Outcome.LOCK_LOST and isinstance(error, LockLostError)
+            is_told = self.outcome is Outcome.LOCK_LOST and isinstance(error, LockLostError)
             if isinstance(error, Exception) and not is_told:
                 log_safely(
-                    self._log,
+                    self._shared.log,
                     logging.WARNING,
                     "the lock was lost or not let go properly after the tick had been judged; the tick stands",
                     exc_info=error,
                 )
         elif isinstance(error, LockLostError):
-            self._report(Outcome.LOCK_LOST, error)
+            self._judged(Outcome.LOCK_LOST, error)
         elif isinstance(error, DatabaseUnavailableError):
-            self._report(Outcome.UNAVAILABLE, error)
+            self._judged(Outcome.UNAVAILABLE, error)
         elif isinstance(error, ServicePausedError):
-            self._report(Outcome.GATED, error)
-        elif self._approach.cancel_called or _is_cancelled():
-            self._report(Outcome.CANCELLED, error)
+            self._judged(Outcome.GATED, error)
+        elif self._dropped and isinstance(error, trio.Cancelled):
+            self._judged(Outcome.CANCELLED)
+        elif self._dropped or _is_cancelled():
+            self._judged(Outcome.CANCELLED, error)
         else:
-            self._report(Outcome.LOCKER_ERROR, error)
+            self._judged(Outcome.LOCKER_ERROR, error)
 
     def _work_did_not_run(self, had: object) -> None:
         if had is False:
-            self._report(Outcome.BUSY)
-        elif self._approach.cancel_called:
-            self._report(Outcome.CANCELLED)
+            self._judged(Outcome.BUSY)
+        elif self._dropped:
+            self._judged(Outcome.CANCELLED)
         else:
-            self._report(
+            self._judged(
                 Outcome.LOCKER_ERROR,
                 RuntimeError(f"with_advisory_lock returned {had!r} before fn had run: it must return False then"),
             )
 
     def _lateness(self) -> float:
-        return max(0.0, self.started_at - self.scheduled_at)
+        lateness = self.started_at - self.scheduled_at
+        return lateness if lateness > 0 else 0.0  # max() takes four times as long
 
-    def _report(
+    def _judged(
         self,
         outcome: Outcome,
         error: BaseException | None = None,
@@ -308,44 +364,49 @@ class Attempt:
         *,
         lost_for: float = 0.0,
     ) -> None:
-        judged_at = trio.current_time()
-        self.report = TickReport(
-            service=self._config.name,
-            number=self._number,
-            request_id=self.request_id,
-            outcome=outcome,
-            error=error,
-            scheduled_at=utc_at(self.scheduled_at, self.utc_offset),
-            started_at=utc_at(self.started_at, self.utc_offset),
-            duration=judged_at - self.started_at,
-            lateness=self._lateness(),
-            epoch=epoch,
-            forced=self.forced,
-        )
-        span = self._span
+        """Take down what came of the attempt, and tell all who want to know."""
+        shared, span = self._shared, self._span
+        self.outcome, self.error, self.epoch = outcome, error, epoch
+        self.judged_at = judged_at = trio.current_time()
         try:
             try:
-                span = span or self._tracer.begin_late(self.report, self._work)
+                if not self._begun:
+                    span = shared.tracer.begin_late(outcome, self.report, self._work)
                 if span is not None:
-                    span.judged(self.report, lost_for=lost_for)
+                    span.judged(self.report(), lost_for=lost_for)
             finally:  # whatever a span processor raises that is no `Exception`
-                self._publish(self.report, utc_at(judged_at, self.utc_offset))
-                self._meter.record(self.report, asked_for=self._asked_for)
+                self._publish(self, outcome)
+                shared.meter.record(
+                    outcome,
+                    asked_for=self._asked_for,
+                    duration=judged_at - self.started_at,
+                    lateness=None if self.forced else self._lateness(),
+                )
         finally:
             if span is not None:
                 span.end()
 
+    def report(self) -> TickReport:
+        """Return the report, which is made when it is asked for first: of most ticks nobody asks. It is judged."""
+        assert self.outcome is not None
+        if self._report is None:
+            self._report = TickReport(
+                service=self._shared.config.name,
+                number=self._number,
+                request_id=self.request_id,
+                outcome=self.outcome,
+                error=self.error,
+                scheduled_at=utc_at(self.scheduled_at, self.utc_offset),
+                started_at=utc_at(self.started_at, self.utc_offset),
+                duration=self.judged_at - self.started_at,
+                lateness=self._lateness(),
+                epoch=self.epoch,
+                forced=self.forced,
+            )
+        return self._report
 
-async def _caught(
-    scope: trio.CancelScope, function: Callable[..., Awaitable[object]], *args: object
-) -> tuple[object, BaseException | None]:
-    """Await it within the scope; return what it returned, and what it raised past the scope."""
-    try:
-        with scope:
-            return await function(*args), None
-    except BaseException as error:  # noqa: ASYNC103 - `_raise_what_ends_more` raises it again, after the report
-        return None, error  # noqa: ASYNC104 - as above
-    return None, None
+    def _report_if_judged(self) -> TickReport | None:
+        return None if self.outcome is None else self.report()
 
 
 def _is_cancelled() -> bool:
@@ -353,7 +414,7 @@ def _is_cancelled() -> bool:
     return trio.current_effective_deadline() <= trio.current_time()
 
 
-def _raise_what_ends_more(error: BaseException | None) -> None:
+def _raise_what_ends_more(error: BaseException) -> None:
     """Raise of an error what ends more than the tick: KeyboardInterrupt, SystemExit, cancellation from outside.
 
     Each `Exception` is taken out of a group that mixes the kinds: it has been reported, and must not end the service
@@ -361,7 +422,8 @@ def _raise_what_ends_more(error: BaseException | None) -> None:
     captured and raised again: no scope would ever catch it, and it would end all the tasks around.
     """
     ordinary = (Exception,) if _is_cancelled() else (Exception, trio.Cancelled)
+    ending: BaseException | None = error
     if isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).split(ordinary)[1]
-    if error is not None and not isinstance(error, ordinary):
-        raise error
+        ending = cast("BaseExceptionGroup[BaseException]", error).split(ordinary)[1]
+    if ending is not None and not isinstance(ending, ordinary):
+        raise ending

@@ -15,15 +15,15 @@ class Request:
 
     __slots__ = ("answered", "attempt", "scope")
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, scope: trio.CancelScope) -> None:
         self.attempt = attempt
-        self.scope = trio.CancelScope()  #: Around the execution; the caller cancels it when it is cancelled itself.
+        self.scope = scope  #: Around the execution; the caller cancels it when it is cancelled itself.
         self.answered = trio.Event()
 
     def answer_dropped(self) -> None:
         """Let the caller go on; if the attempt was never judged, with the report that it was dropped."""
         try:
-            if self.attempt.report is None:
+            if self.attempt.outcome is None:
                 self.attempt.report_dropped()
         finally:
             self.answered.set()

@@ -19,6 +19,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum, auto
@@ -77,23 +78,70 @@ class WorkerHealth:
         if at.utcoffset() is None:
             raise ValueError(f"at must be an aware datetime, got {at!r}: use datetime.now(UTC)")
         at = at.astimezone(UTC)
-        ticked = replace(
-            self,
-            state=_STATES.get(outcome) or _STATES.get(outcome.result) or self.state,
+        result = outcome.result
+        last_success, last_failure = self.last_success, self.last_failure
+        last_error, failures = self.last_error, self.consecutive_failures
+        if result == "success":
+            last_success = at if last_success is None else max(last_success, at)
+            last_error, failures = "", 0
+        elif result == "error":
+            last_failure = at
+            last_error, failures = "" if error is None else describe_error(error), failures + 1
+        # Not by `dataclasses.replace`, which takes 2 us longer.
+        return WorkerHealth(
+            name=self.name,
+            state=_STATES.get(outcome) or _STATES.get(result) or self.state,
+            last_success=last_success,
+            last_failure=last_failure,
             last_tick=at,
+            last_error=last_error,
+            consecutive_failures=failures,
             last_outcome=outcome,
         )
-        if outcome.result == "success":
-            last_success = at if self.last_success is None else max(self.last_success, at)
-            return replace(ticked, last_success=last_success, last_error="", consecutive_failures=0)
-        if outcome.result == "error":
-            return replace(
-                ticked,
-                last_failure=at,
-                last_error="" if error is None else describe_error(error),
-                consecutive_failures=self.consecutive_failures + 1,
-            )
-        return ticked
+
+
+class RunningHealth:
+    """The health of a service that runs: one thread tells it outcomes, any thread reads it.
+
+    Most ticks succeed after one that did. Of such a tick only the time is noted, and folded when somebody looks: to
+    fold each would take 4 us, a tenth of a tick.
+    """
+
+    __slots__ = ("_noted",)
+
+    def __init__(self, health: WorkerHealth) -> None:
+        # What is folded, and of the successes since then the latest time and the greatest, in Unix time, which differ
+        # where the clock was set back. One tuple, replaced as a whole.
+        self._noted: tuple[WorkerHealth, float, float] = (health, -math.inf, -math.inf)
+
+    @property
+    def last_outcome(self) -> Outcome | None:
+        """As `WorkerHealth.last_outcome`."""
+        return self._noted[0].last_outcome
+
+    def now(self) -> WorkerHealth:
+        """Return the health after all that was told."""
+        health, latest, greatest = self._noted
+        if latest == -math.inf:
+            return health
+        if greatest > latest:
+            health = health.after(Outcome.SUCCESS, at=datetime.fromtimestamp(greatest, UTC))
+        return health.after(Outcome.SUCCESS, at=datetime.fromtimestamp(latest, UTC))
+
+    def begin_with(self, last_success: datetime) -> None:
+        """Take when it last succeeded elsewhere, unless it has here."""
+        health = self.now()
+        if health.last_success is None:
+            self._noted = replace(health, last_success=last_success), -math.inf, -math.inf
+
+    def tell(self, outcome: Outcome, *, at: float, error: BaseException | None) -> None:
+        """Take one more tick; ``at`` in Unix time, the rest as for `WorkerHealth.after`."""
+        health, _, greatest = self._noted
+        if outcome is Outcome.SUCCESS and health.last_outcome is outcome:
+            self._noted = health, at, max(at, greatest)
+        else:
+            health = self.now().after(outcome, at=datetime.fromtimestamp(at, UTC), error=error)
+            self._noted = health, -math.inf, -math.inf
 
 
 def describe_error(error: BaseException) -> str:

@@ -49,7 +49,7 @@ class LedgerTurn:
         self.answer: LedgerAnswer | None = None  #: None: there was none, or there is none yet.
 
     async def with_lock(
-        self, report_of: Callable[[], TickReport | None], lock_id: int, fn: Callable[[LedgerLease], Awaitable[None]]
+        self, lock_id: int, fn: Callable[[LedgerLease], Awaitable[None]], report_of: Callable[[], TickReport | None]
     ) -> bool:
         """Do as `AdvisoryLocker.with_advisory_lock`; the report goes into the ledger before the lock is let go.
 

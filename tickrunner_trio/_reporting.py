@@ -6,7 +6,7 @@ import inspect
 import logging
 from typing import TYPE_CHECKING
 
-from ._audit import log_safely
+from ._audit import is_wanted, log_safely
 from ._outcome import Outcome
 from ._passes import MSG_PASS_FAILED
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def tell_of(
-    report: TickReport,
+    outcome: Outcome,
+    error: BaseException | None,
+    report_of: Callable[[], TickReport],
     *,
     log: Logger,
     on_error: Callable[[BaseException], object] | None,
@@ -27,34 +29,40 @@ def tell_of(
     """Give an error to the hook, if there is one, and log every other outcome.
 
     Args:
-        report: of the tick.
+        outcome: of the tick.
+        error: that it is put down to.
+        report_of: makes the report of the tick, which only a log that is read wants.
         log: the logger of the service.
         on_error: takes the place of the log for every outcome whose result is ``error``.
         is_still_unavailable: the tick before was UNAVAILABLE too. An outage is said once, at WARNING; the ticks that
             follow say nothing new.
     """
-    result = report.outcome.result
-    if result == "error" and report.error is not None and on_error is not None:
+    result = outcome.result
+    if result == "error" and error is not None and on_error is not None:
         try:
-            call_plain("on_error", on_error, report.error)
+            call_plain("on_error", on_error, error)
         except Exception as raised:
             log_safely(log, logging.ERROR, "on_error raised", exc_info=raised)
         return
-    is_news = report.outcome is Outcome.UNAVAILABLE and not is_still_unavailable
-    level, message = {
-        "success": (logging.INFO, "tick succeeded"),
-        "error": (logging.ERROR, MSG_PASS_FAILED),
-        "skipped": (logging.WARNING if is_news else logging.DEBUG, "tick skipped"),
-    }[result]
+    if result == "success":
+        level, message = logging.INFO, "tick succeeded"
+    elif result == "error":
+        level, message = logging.ERROR, MSG_PASS_FAILED
+    else:
+        is_news = outcome is Outcome.UNAVAILABLE and not is_still_unavailable
+        level, message = logging.WARNING if is_news else logging.DEBUG, "tick skipped"
+    if not is_wanted(log, level):  # before it is written: that would take twice as long as to ask
+        return
+    report = report_of()
     extra = {
         "service": report.service,
-        "outcome": str(report.outcome),
+        "outcome": str(outcome),
         "number": report.number,
         "duration": report.duration,
         "lateness": report.lateness,
         "forced": report.forced,
     }
-    log_safely(log, level, message, extra=extra, exc_info=report.error)
+    log_safely(log, level, message, extra=extra, exc_info=error)
 
 
 def call_plain(field: str, function: Callable[..., object], *args: object) -> object:

@@ -82,9 +82,15 @@ class Schedule:
         A slot that was passed before the hold began is still due: the tick overran it.
         """
         if self.next_at > held_from:
-            index = self._latest(held_until)
-            at = self._first + index * self._interval
-            self._skip_to(index if at >= held_until else index + 1)
+            self._skip_to(self._index_from(held_until))
+
+    def next_from(self, at: float) -> float:
+        """Return the time of the first slot that is neither taken nor before ``at``. It takes none."""
+        return self._first + self._index_from(at) * self._interval
+
+    def _index_from(self, at: float) -> int:
+        index = self._latest(at)
+        return index if self._first + index * self._interval >= at else index + 1
 
     def move_to(self, at: float) -> None:
         """Let the next slot be at that time, and the others follow it by the interval. None counts as missed for it."""

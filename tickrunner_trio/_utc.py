@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import trio
 
 from ._surroundings import simulated
-
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 #: The offset of a clock that is not the real one, taken once in a Trio run: all services of the run share it.
 _virtual_offset: trio.lowlevel.RunVar[float] = trio.lowlevel.RunVar("tickrunner_trio.utc_offset")
@@ -39,4 +37,4 @@ def utc_offset() -> float:
 
 def utc_at(trio_time: float, offset: float) -> datetime:
     """Return Trio's ``trio_time`` as an aware datetime in UTC, given the `utc_offset`."""
-    return _EPOCH + timedelta(seconds=trio_time + offset)
+    return datetime.fromtimestamp(trio_time + offset, UTC)

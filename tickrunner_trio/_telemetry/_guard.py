@@ -20,12 +20,12 @@ class Guard:
 
     def __init__(self, of: str) -> None:
         self._of = of
-        self._said: set[str] = set()
+        self._said: tuple[str, ...] = ()  # a set takes 216 bytes, and there are as many of these as services
 
     def failed(self, doing: str, error: Exception) -> None:
         """Log at WARNING that ``doing`` raised, unless that was said before."""
         if doing not in self._said:
-            self._said.add(doing)
+            self._said += (doing,)
             log_safely(
                 _log,
                 logging.WARNING,

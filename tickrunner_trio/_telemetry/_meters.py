@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
-    from .._health import WorkerHealth
-    from .._outcome import TickReport
+    from .._health import RunningHealth
+    from ..abc import Lease
     from ._names import Instrument
     from ._registry import Reading, Registry
 
@@ -29,17 +29,17 @@ _NO_SPAN = set_value(create_key("tickrunner_trio"), "no span", Context())
 class _ServiceTally:
     """What is known of a service, for the registry to read in whatever thread."""
 
-    __slots__ = ("enabled", "group", "health", "held", "interval", "missed", "overstayed", "started_at", "ticks")
+    __slots__ = ("enabled", "group", "health", "interval", "leases", "missed", "overstayed", "started_at", "ticks")
 
-    def __init__(self, health: WorkerHealth, interval: float, enabled: int | None) -> None:
-        self.group = health.name
+    def __init__(self, name: str, health: RunningHealth, interval: float, enabled: int | None) -> None:
+        self.group = name
         self.interval = interval
-        self.health = health  #: Frozen, and replaced as a whole.
+        self.health = health
         self.enabled = enabled  #: What the gate last said; None: it was not asked yet.
         self.started_at: float | None = None  #: Unix time; None while `Service.run` is not under way.
         self.ticks = dict.fromkeys(Outcome, 0)
         self.missed = 0
-        self.held = 0
+        self.leases: tuple[Lease, ...] = ()  #: Under which somebody works or holds on; replaced as a whole.
         self.overstayed = 0  #: The one number that the session's thread writes.
 
     def read(self, instrument: Instrument) -> Iterator[Reading]:
@@ -53,15 +53,26 @@ class _ServiceTally:
 #: What the instruments of a service show, but for its ticks; None: nothing yet.
 _SHOWN: dict[Instrument, Callable[[_ServiceTally], float | None]] = {
     names.MISSED: lambda tally: tally.missed,
-    names.LAST_SUCCESS: lambda tally: _unix_time(tally.health.last_success),
-    names.LAST_TICK: lambda tally: _unix_time(tally.health.last_tick),
+    names.LAST_SUCCESS: lambda tally: _unix_time(tally.health.now().last_success),
+    names.LAST_TICK: lambda tally: _unix_time(tally.health.now().last_tick),
     names.STARTED: lambda tally: tally.started_at,
     names.INTERVAL: lambda tally: tally.interval,
     names.ENABLED: lambda tally: tally.enabled,
-    names.FAILURES: lambda tally: tally.health.consecutive_failures,
-    names.HELD: lambda tally: 1 if tally.held else 0,
+    names.FAILURES: lambda tally: tally.health.now().consecutive_failures,
+    names.HELD: lambda tally: int(_is_held(tally.leases)),
     names.OVERSTAYED: lambda tally: tally.overstayed,
 }
+
+
+def _is_held(leases: tuple[Lease, ...]) -> bool:
+    """Whether one of the locks is held still: a hold may have ended by itself, long before who held on wakes up."""
+    for lease in leases:
+        try:
+            if not lease.lost:
+                return True
+        except Exception:  # a lease may be anybody's; one that does not say counts as held
+            return True
+    return False
 
 
 def _unix_time(at: datetime | None) -> float | None:
@@ -72,22 +83,22 @@ class ServiceMeter:
     """Counts what a service does, and records how long it takes.
 
     Args:
-        health: of the service, at its beginning.
+        name: of the service.
+        health: of the service.
         interval: seconds from slot to slot.
         has_gate: whether it can be disabled.
         provider: None: the global one.
     """
 
     def __init__(
-        self, health: WorkerHealth, interval: float, *, has_gate: bool, provider: MeterProvider | None
+        self, name: str, health: RunningHealth, interval: float, *, has_gate: bool, provider: MeterProvider | None
     ) -> None:
         self._registry = registry = registry_of(checked_meter_provider(provider))
-        self._tally = _ServiceTally(health, interval, None if has_gate else 1)
+        self._tally = _ServiceTally(name, health, interval, None if has_gate else 1)
         self._duration = registry.histogram(names.DURATION)
         self._late = registry.histogram(names.LATE)
         self._acquire = registry.histogram(names.ACQUIRE)
-        self._service = {names.SERVICE: health.name}
-        self._service_and = {outcome: {names.SERVICE: health.name, names.OUTCOME: outcome.value} for outcome in Outcome}
+        self._service = {names.SERVICE: name}
         registry.add(self, self._tally)
 
     def run_is_under_way(self, started_at: float | None) -> None:
@@ -102,42 +113,44 @@ class ServiceMeter:
         """Count slots that passed without a tick."""
         self._tally.missed += count
 
-    def lock_is_held(self, by: int) -> None:
-        """Count who works or holds on under the lock: +1 when it is had, -1 when it is let go."""
-        self._tally.held += by
+    def lock_was_had(self, lease: Lease) -> None:
+        """Take the lease under which somebody works or holds on from now on."""
+        self._tally.leases = (*self._tally.leases, lease)
+
+    def lock_was_let_go(self, lease: Lease) -> None:
+        """Forget it."""
+        leases = self._tally.leases
+        self._tally.leases = () if len(leases) == 1 else tuple(each for each in leases if each is not lease)
 
     def count_overstay(self) -> None:
         """Count work that goes on longer than it may after its lock was lost. For the session's thread."""
         self._tally.overstayed += 1
 
-    def begins_with(self, health: WorkerHealth) -> None:
-        """Take what is known of the service from elsewhere."""
-        self._tally.health = health
-
-    def judged(self, report: TickReport, health: WorkerHealth) -> None:
+    def judged(self, outcome: Outcome) -> None:
         """Count a tick."""
-        self._tally.health = health
-        self._tally.ticks[report.outcome] += 1
+        self._tally.ticks[outcome] += 1
 
     def counted(self) -> tuple[dict[Outcome, int], int, bool]:
         """Return how many ticks ended in each outcome, the slots missed, and whether the lock is held. Any thread."""
-        return self._tally.ticks.copy(), self._tally.missed, self._tally.held > 0
+        return self._tally.ticks.copy(), self._tally.missed, _is_held(self._tally.leases)
 
-    def record(self, report: TickReport, *, asked_for: float | None) -> None:
+    def record(self, outcome: Outcome, *, asked_for: float | None, duration: float, lateness: float | None) -> None:
         """Record the times of a tick, all at once: what runs between them would make each of them cost twice as much.
 
         Args:
-            report: of the tick.
+            outcome: of the tick.
             asked_for: seconds from asking the locker to the work's start or to the refusal; None: it was not asked.
+            duration: seconds from the work's start to the judgement.
+            lateness: seconds from the slot to the work's start; None: there is no slot.
         """
-        outcome = report.outcome
         try:
             if asked_for is not None:
                 self._acquire.record(asked_for, self._service, _NO_SPAN)
             context = None if outcome.result == "error" else _NO_SPAN
-            self._duration.record(report.duration, self._service_and[outcome], context)
-            if not report.forced:
-                self._late.record(report.lateness, self._service, _NO_SPAN)
+            # Made each time: kept for all outcomes they would take 2 KB per service, and gain nothing.
+            self._duration.record(duration, {**self._service, names.OUTCOME: outcome.value}, context)
+            if lateness is not None:
+                self._late.record(lateness, self._service, _NO_SPAN)
         except Exception as error:
             self._registry.guard.failed("recording a histogram", error)
 

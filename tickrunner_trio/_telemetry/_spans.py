@@ -55,7 +55,7 @@ from ._names import (
 from ._registry import package_version
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextvars import Token
 
     from opentelemetry.trace import Span, Tracer
@@ -105,9 +105,10 @@ class ServiceTracer:
         lateness: float,
         epoch: int | None,
         seconds_ago: float = 0.0,
-    ) -> TickSpan:
+    ) -> TickSpan | None:
         """Begin the span of a tick whose work begins now, or began so many seconds ago, and make it the current one.
 
+        None: nobody wants it, since the tracer is switched off, or there is no SDK. What is current stays so.
         All that is known is said here: a sampler sees nothing else, and each later attribute costs twice as much.
         """
         if function is not self._function:
@@ -128,14 +129,14 @@ class ServiceTracer:
             )
         except Exception as error:
             self._guard.failed("beginning a span", error)
-            span = INVALID_SPAN
-        # A tracer that is switched off is transparent: what is current stays so.
-        return TickSpan(self, span, None if span is INVALID_SPAN else current.attach(set_span_in_context(span)))
-
-    def begin_late(self, report: TickReport, function: object) -> TickSpan | None:
-        """Begin the span of a tick whose work did not run, dated back; None: it has none."""
-        if report.outcome.result == "skipped" and not self._trace_skipped:
             return None
+        return None if span is INVALID_SPAN else TickSpan(self, span, current.attach(set_span_in_context(span)))
+
+    def begin_late(self, outcome: Outcome, report_of: Callable[[], TickReport], function: object) -> TickSpan | None:
+        """Begin the span of a tick whose work did not run, dated back; None: it has none."""
+        if outcome.result == "skipped" and not self._trace_skipped:
+            return None
+        report = report_of()
         return self.begin(
             function,
             report.request_id,
@@ -188,21 +189,19 @@ class TickSpan:
 
     __slots__ = ("_span", "_token", "_tracer")
 
-    def __init__(self, tracer: ServiceTracer, span: Span, token: Token[Context] | None) -> None:
+    def __init__(self, tracer: ServiceTracer, span: Span, token: Token[Context]) -> None:
         self._tracer = tracer
         self._span = span
         self._token = token
 
     def judged(self, report: TickReport, *, lost_for: float) -> None:
         """Write down what came of the tick; of a lost lock, for how many seconds it has been."""
-        if self._token is not None:
-            self._tracer.judged(self._span, report, lost_for)
+        self._tracer.judged(self._span, report, lost_for)
 
     def end(self) -> None:
         """End it, after the log and the hook; what was current before is current again."""
-        if self._token is not None:
-            current.detach(self._token)
-            self._tracer.end(self._span)
+        current.detach(self._token)
+        self._tracer.end(self._span)
 
 
 def _name_of(function: object) -> str:

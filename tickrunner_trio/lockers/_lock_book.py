@@ -125,6 +125,7 @@ class LockBook:
         self._unwritten: list[PostgresLease] = []  # they leave again at the next end of a hold
         self._holds: dict[PostgresLease, float] = {}  # the locks without work, and when each is to be let go of
         self._next_hold_end = math.inf  # or earlier
+        self._holds_end = True  # by themselves
         self._lost_work: dict[PostgresLease, float] = {}  # what has not stopped yet, and when it should have
         self._asleep = True
         self._is_alone = True  # few asked at once lately, so there is nobody to wait for
@@ -186,7 +187,7 @@ class LockBook:
         """See `PostgresLease.let_go_after`."""
         with self._mutex:
             now = self._clock()
-            if lease.state is not LeaseState.HELD or now >= self._expires_at:
+            if lease.state is not LeaseState.HELD or now >= self._expires_at or not self._holds_end:
                 return False
             self._holds.pop(lease, None)
             if seconds == math.inf:
@@ -198,6 +199,12 @@ class LockBook:
             self._asleep = False
         self._rouse(at_once=True)  # the loop may be blocked before it has run whatever is ready
         return True
+
+    def end_no_more_holds(self) -> None:
+        """From now on no hold ends by itself: all that is held is about to be lost, and whoever holds is told so."""
+        with self._mutex:
+            self._holds_end = False
+            self._next_hold_end = math.inf
 
     # For whoever looks.
 

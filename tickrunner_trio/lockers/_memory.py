@@ -1,9 +1,18 @@
-"""A locker for one process: what an application without replicas runs on, and the model that tests hold others to."""
+"""A locker for one process: what an application without replicas runs on, and the model that tests hold others to.
+
+A hold (`abc.TimedLease`) ends by the clock alone: nobody is woken for it. From its end on the lock counts as free,
+which whoever wants it next finds out::
+
+              take()                 let_go_after()
+    (free) ----------> HELD, working <------------> HELD until a time ---- the time has come ---> (free), the lease lost
+                            |                             |
+                            +------ the work stopped -----+---> (free)
+"""
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+import math
+import threading
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,15 +25,29 @@ if TYPE_CHECKING:
     from ..abc import Lease
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _MemoryLease:
-    lock_id: int
-    epoch: int
+    __slots__ = ("_clock", "_held_until", "_is_over", "epoch", "lock_id")
+
+    def __init__(self, lock_id: int, clock: trio.abc.Clock) -> None:
+        self.lock_id = lock_id
+        self.epoch = 0  # until the lock is had
+        self._clock = clock  # that of its own Trio run: whoever looks may belong to another
+        self._held_until = math.inf
+        self._is_over = False
 
     @property
     def lost(self) -> bool:
-        """Memory does not go away under a process that lives."""
-        return False
+        """Whether its hold has ended. Memory does not go away under a process that lives."""
+        if self._held_until <= self._clock.current_time():
+            self._is_over = True
+        return self._is_over
+
+    def let_go_after(self, seconds: float) -> bool:
+        """Let the lock go in so many seconds. See `abc.TimedLease`."""
+        if self.lost:
+            return False
+        self._held_until = self._clock.current_time() + seconds
+        return True
 
 
 class MemoryLocker:
@@ -34,8 +57,9 @@ class MemoryLocker:
     """
 
     def __init__(self) -> None:
-        self._held: dict[int, object] = {}
-        self._epochs = itertools.count(1)
+        self._held: dict[int, _MemoryLease] = {}
+        self._mutex = threading.Lock()  # two Trio runs in two threads may share the locker
+        self._epoch = 0
 
     async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
         """Try the lock once; if it was had, run ``fn`` under it. See `AdvisoryLocker.with_advisory_lock`.
@@ -45,20 +69,35 @@ class MemoryLocker:
             ValueError: ``lock_id`` does not fit into a signed 64-bit integer.
             BaseException: whatever ``fn`` raised, as it is.
 
-        Cancellation handling: one checkpoint before the lock is tried, none between the grant and ``fn``; the lock is
-        let go synchronously when ``fn`` has stopped.
+        Cancellation handling: a cancellation that is pending is raised before the lock is tried; from then on it meets
+        ``fn``, whose checkpoints are the only ones. Where the lock was not had, it lets others run before it returns.
+        The lock is let go synchronously when ``fn`` has stopped.
         """
         checked_lock_id(lock_id)
-        await trio.lowlevel.checkpoint()
-        holder = object()
-        # One atomic step, also for a second Trio run in another thread; the epoch is drawn once the lock is had.
-        if self._held.setdefault(lock_id, holder) is not holder:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        lease = _MemoryLease(lock_id, trio.lowlevel.current_clock())
+        if not self._take(lease):
+            await trio.lowlevel.cancel_shielded_checkpoint()
             return False
         try:
-            await fn(_MemoryLease(lock_id, next(self._epochs)))
+            await fn(lease)
         finally:
-            del self._held[lock_id]
+            self._let_go(lease)
         return True
 
+    def _take(self, lease: _MemoryLease) -> bool:
+        with self._mutex:
+            holder = self._held.get(lease.lock_id)
+            if holder is not None and not holder.lost:
+                return False
+            self._held[lease.lock_id] = lease
+            self._epoch = lease.epoch = self._epoch + 1
+            return True
+
+    def _let_go(self, lease: _MemoryLease) -> None:
+        with self._mutex:
+            if self._held.get(lease.lock_id) is lease:  # somebody may have it who came after the hold
+                del self._held[lease.lock_id]
+
     def __repr__(self) -> str:
-        return f"<MemoryLocker: {len(self._held)} held>"
+        return f"<MemoryLocker: {sum(not lease.lost for lease in tuple(self._held.values()))} held>"

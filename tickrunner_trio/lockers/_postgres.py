@@ -357,6 +357,10 @@ class PostgresLocker:
 
     async def _close(self, thread: SessionThread) -> None:
         self._closed = True
+        thread.book.end_no_more_holds()
+        for lease in self._callers:
+            if lease.own_end:  # what runs under it sleeps, perhaps for long, and nothing is left to be lost
+                lease.scope.cancel()
         thread.stop()
         try:
             with trio.move_on_after(self._timing.lease, shield=True):  # noqa: ASYNC912 - without work none is needed

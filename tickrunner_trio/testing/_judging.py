@@ -77,7 +77,7 @@ def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[s
             if not timeline.ledger and _kept_hold(timeline, service, first, second):
                 findings += _too_often(service, first, second, tolerance)
         for before, then_at in _gaps(timeline, service, runs):
-            findings += _too_seldom(service, before, then_at, tolerance, _longest(service, runs))
+            findings += _too_seldom(timeline, service, before, then_at, tolerance, _longest(service, runs))
     conclude(timeline, rule, findings)
 
 
@@ -243,7 +243,12 @@ def _longest(service: ServiceFacts, runs: Sequence[Run]) -> float:
 
 
 def _too_seldom(
-    service: ServiceFacts, first: Run | None, then_at: float, tolerance: float, longest_run: float
+    timeline: Timeline,
+    service: ServiceFacts,
+    first: Run | None,
+    then_at: float,
+    tolerance: float,
+    longest_run: float,
 ) -> Iterator[Finding]:
     from_at = 0.0 if first is None else first.started_at
     longest = (1 + tolerance) * service.interval
@@ -252,7 +257,9 @@ def _too_seldom(
         longest += min(service.interval / 2, MAX_JITTER)
     if first is not None:
         duration = first.stopped_at - first.started_at
-        if duration > service.interval or first.lateness > _PUNCTUAL * service.interval:
+        # With a ledger it may have begun so much later than it was due, and ended after the next time.
+        until_due = (1 - _PUNCTUAL if timeline.ledger else 1) * service.interval
+        if duration > until_due or first.lateness > _PUNCTUAL * service.interval:
             allowed = duration if first.outcome is not None else min(duration, longest_run)
             longest = max(longest, 2 * service.interval + allowed)
     if then_at - from_at > longest + ROUNDING:

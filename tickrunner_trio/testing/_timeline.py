@@ -112,8 +112,8 @@ class Timeline:
         since the first run, less ``tolerance``, and no more.
 
         Not too seldom: from one start, whatever came of it, to the next, or to the end of the timeline, it is at most
-        (1 + ``tolerance``) x interval; two intervals and its own duration after a run that outlasted its interval or
-        began later than a tenth of it, where a run that does not end counts for its ``tick_timeout`` at most, or, if
+        (1 + ``tolerance``) x interval; two intervals and its own duration after a run that outlasted its interval (with
+        a ledger: nine tenths of it, as it may have begun later than it was due) or began later than a tenth of it, where a run that does not end counts for its ``tick_timeout`` at most, or, if
         there is none, for an interval or the longest run that did end; and min(interval / 2, 60) seconds more after a
         startup pass that failed, since the first slot comes by chance. Not judged are stretches in which
 
