@@ -10,6 +10,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from tickrunner_trio.lockers._ledger_setup import init_ledger
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,6 +21,12 @@ def do(dsn: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         cursor = connection.execute(statement, parameters or None)  # type: ignore[call-overload]
         return cursor.fetchall() if cursor.description else []
+
+
+def emptied(dsn: str) -> str:
+    """Return the conninfo of a database whose ledger has no rows any more."""
+    do(dsn, "TRUNCATE tickrunner.service, tickrunner.run")
+    return dsn
 
 
 def put(dsn: str, name: str, **columns: object) -> None:
@@ -48,11 +56,12 @@ def role(dsn: str) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def latin1_database(dsn: str) -> Iterator[str]:
-    """The conninfo of a database of its own whose encoding is LATIN1."""
-    name = f"tickrunner_test_latin1_{secrets.token_hex(4)}"
-    do(dsn, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+def ledgered_database(dsn: str, encoding: str = "UTF8") -> Iterator[str]:
+    """The conninfo of a database of its own that has a ledger: for tests which share it, and empty its tables."""
+    name = f"tickrunner_test_ledger_{secrets.token_hex(4)}"
+    do(dsn, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'")
     try:
+        init_ledger(make_conninfo(dsn, dbname=name), "tickrunner")
         yield make_conninfo(dsn, dbname=name)
     finally:
         do(dsn, f"DROP DATABASE {name} WITH (FORCE)")

@@ -7,16 +7,20 @@ import json
 import re
 import socket
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import trio
-from ledger_view import do, put, role
+from ledger_view import do, emptied, ledgered_database, put, role
 
 from tickrunner_trio import ClusterHealth, HealthState, Outcome, PastRun, PostgresLedger
 from tickrunner_trio._cli import main
 from tickrunner_trio._cli_ledger import DSN_VARIABLE
 from tickrunner_trio._cli_ledger_tables import described, health_json, runs_table, services_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tickrunner_trio._local_postgres import LocalPostgres
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=UTC)
 
@@ -45,11 +49,23 @@ def tickrunner(capsys: pytest.CaptureFixture[str], dsn: str) -> Command:
     return Command(capsys, dsn)
 
 
+@pytest.fixture(scope="module")
+def shared_dsn(postgres: LocalPostgres) -> Iterator[str]:
+    with ledgered_database(postgres.dsn) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def dsn(request: pytest.FixtureRequest, shared_dsn: str) -> str:
+    """An empty database; for a test that asks for `ledger` too, one with an empty ledger, which costs less."""
+    if "ledger" in request.fixturenames:
+        return emptied(shared_dsn)
+    return str(request.getfixturevalue("tickrunner_postgres"))
+
+
 @pytest.fixture
 def ledger(dsn: str) -> PostgresLedger:
-    made = PostgresLedger(dsn)
-    trio.run(made.init)
-    return made
+    return PostgresLedger(dsn)
 
 
 def cells(line: str) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ledger_view import do, latin1_database, put
+from ledger_view import do, emptied, ledgered_database, put
 from pgbouncer import pgbouncer
 from postgres_view import until
 
@@ -38,11 +38,23 @@ ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=60
 AT = datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=UTC)
 
 
+@pytest.fixture(scope="module")
+def shared_dsn(postgres: LocalPostgres) -> Iterator[str]:
+    with ledgered_database(postgres.dsn) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def dsn(request: pytest.FixtureRequest, shared_dsn: str) -> str:
+    """An empty database; for a test that asks for `ledger` too, one with an empty ledger, which costs less."""
+    if "ledger" in request.fixturenames:
+        return emptied(shared_dsn)
+    return str(request.getfixturevalue("tickrunner_postgres"))
+
+
 @pytest.fixture
 def ledger(dsn: str) -> PostgresLedger:
-    made = PostgresLedger(dsn)
-    trio.run(made.init)
-    return made
+    return PostgresLedger(dsn)
 
 
 # -- What is read ------------------------------------------------------------------------------------------------------
@@ -202,9 +214,8 @@ async def test_what_is_no_text_is_refused_by_its_field(dsn: str, arguments: tupl
 
 @pytest.fixture(scope="module")
 def latin1(postgres: LocalPostgres) -> Iterator[PostgresLedger]:
-    with latin1_database(postgres.dsn) as dsn:
+    with ledgered_database(postgres.dsn, "LATIN1") as dsn:
         ledger = PostgresLedger(dsn)
-        trio.run(ledger.init)
         trio.run(partial(ledger.add, "sweep", lock_id=1, interval=60))
         yield ledger
 

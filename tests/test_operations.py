@@ -90,7 +90,9 @@ async def test_the_history_of_a_service_is_that_of_its_ledger() -> None:
     assert await supervisor.history("sweep") == a_past("sweep")
 
 
-@pytest.mark.parametrize("locker", [MemoryLocker(), LedgerLocker(None), PostgresLocker("host=db")], ids=repr)
+@pytest.mark.parametrize(
+    "locker", [MemoryLocker(), LedgerLocker(None), PostgresLocker("host=db")], ids=["memory", "none", "postgresql"]
+)
 @pytest.mark.parametrize("call", CALLS)
 async def test_without_a_ledger_the_remedy_is_told(locker: Any, call: str) -> None:
     supervisor = Supervisor([a_service("sweep", locker), a_service("expire", LedgerLocker(KeptLedger()))])
