@@ -12,8 +12,8 @@
 #     lockers      lockers/: memory; postgres (the Trio face) and session thread, between them the lock book on its
 #                  hold ends; under the thread session, then connection (the importer of psycopg). With a ledger: ledger
 #                  session, on ledger statements and pipeline (which imports psycopg too), ledger lease and watch. For
-#                  one question at a time: holders; ledger, on its rows and setup, and they on transaction; short. Clock,
-#                  driver, statistics
+#                  one question at a time: holders; ledger, on its rows and setup, and they on transaction; short.
+#                  Clock, driver, statistics
 #     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _alarm,
 #                  _watching, _ledgered (a service at its locker's ledger), _reporting, _operations (what a supervisor
 #                  asks of a ledger), _passes
