@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
+import secrets
 import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,10 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_view import do, latin1_database, role
-from postgres_view import locks, nothing, terminate, until
+from ledger_view import do, role
+from postgres_view import backend, locks, nothing, stopped, terminate, until
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
 
 from tickrunner_trio import (
     DatabaseUnavailableError,
@@ -26,16 +30,19 @@ from tickrunner_trio import (
     TickReport,
 )
 from tickrunner_trio.abc import LedgerLease, LedgerLocker, LedgerState
+from tickrunner_trio.lockers._clock import boot_seconds
 from tickrunner_trio.lockers._ledger_session import LedgerSession, Seen
 from tickrunner_trio.lockers._ledger_watch import LOOK_SECONDS, LedgerWatch
+from tickrunner_trio.lockers._pipeline import PipelinedConnection, refuse_old_libpq
 from tickrunner_trio.lockers._timing import lease_timing
-from tickrunner_trio.testing import check_advisory_locker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
-    from tickrunner_trio import Lease
+    from tickrunner_trio._local_postgres import LocalPostgres
     from tickrunner_trio.abc import LedgerAnswer
+
+    Rows = list[list[str | None]]
 
 
 def report(outcome: Outcome = Outcome.SUCCESS, error: BaseException | None = None) -> TickReport:
@@ -100,25 +107,6 @@ async def never(lease: LedgerLease) -> None:
 
 
 # -- The option --------------------------------------------------------------------------------------------------------
-
-
-class ByItsLedger(PostgresLocker):
-    """A locker all of whose locks have rows, which are always due."""
-
-    async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
-        answer = await self.with_due_lock(lock_id, fn, service=f"of_lock_{lock_id}", interval=60, forced=True)
-        return answer.state is LedgerState.RAN
-
-
-@pytest.mark.parametrize("kind", [PostgresLocker, ByItsLedger])
-async def test_it_keeps_every_promise_of_a_locker_with_and_without_rows(dsn: str, kind: type[PostgresLocker]) -> None:
-    async def lose_its_session(locker: Any, lock_id: int) -> None:
-        await trio.to_thread.run_sync(terminate, dsn)
-
-    report = await check_advisory_locker(
-        lambda: kind(dsn, ledger=True), shared=True, lose=lose_its_session, held_for=0.1
-    )
-    assert report.skipped == ()
 
 
 async def test_without_a_ledger_there_is_none_and_no_table(dsn: str) -> None:
@@ -378,10 +366,21 @@ async def test_a_caller_that_is_cancelled_while_the_server_is_asked_leaves_no_lo
         assert (await ask(locker)).state is LedgerState.RAN
 
 
+@contextlib.contextmanager
+def latin1_database(dsn: str) -> Iterator[str]:
+    """The conninfo of a database of its own whose encoding is LATIN1."""
+    name = f"tickrunner_test_latin1_{secrets.token_hex(4)}"
+    do(dsn, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        yield make_conninfo(dsn, dbname=name)
+    finally:
+        do(dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
 # -- Texts -------------------------------------------------------------------------------------------------------------
 
 
-def test_no_text_costs_a_lease_in_whatever_encoding(postgres: Any) -> None:
+def test_no_text_costs_a_lease_in_whatever_encoding(postgres: LocalPostgres) -> None:
     with latin1_database(postgres.dsn) as dsn:
         # Not from a property test's own fixture: one database and one locker for all examples.
         async def main(service: str, error: str) -> None:
@@ -517,3 +516,105 @@ async def test_a_busy_tick_is_one_round_trip_and_so_is_a_run_at_either_end(
         trips.clear()
         assert (await ask(one, never)).state is LedgerState.NOT_DUE
         assert trips == ["-0 +1"]
+
+
+# -- What should not be ------------------------------------------------------------------------------------------------
+
+
+def test_a_libpq_without_a_pipeline_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psycopg.pq.version", lambda: 130012)
+    with pytest.raises(LockerConfigurationError, match=r"libpq is version 13, and a ledger needs 14 .*pip install"):
+        refuse_old_libpq()
+
+
+async def test_a_row_that_somebody_has_deleted_is_made_anew_by_the_second_tick(dsn: str) -> None:
+    async with PostgresLocker(dsn, ledger=True) as locker:
+        await run(locker)
+        do(dsn, "DELETE FROM tickrunner.service")
+        assert (await ask(locker, never)).state is LedgerState.BUSY
+        await run(locker)
+
+
+async def test_a_role_that_may_no_longer_use_the_ledger_is_told_so(dsn: str) -> None:
+    await PostgresLedger(dsn).init()
+    with role(dsn) as (name, conninfo):
+        await PostgresLedger(dsn).init(role=name)
+        async with PostgresLocker(conninfo, ledger=True) as locker:
+            await run(locker)
+            do(dsn, f"REVOKE ALL ON ALL TABLES IN SCHEMA tickrunner FROM {name}")
+            with pytest.raises(LockerConfigurationError, match=r"the role may not use the ledger .*--print"):
+                await ask(locker, never)
+
+
+async def test_a_server_that_does_not_answer_a_pipeline_costs_the_session(dsn: str) -> None:
+    async with PostgresLocker(dsn, ledger=True, lease=2.0) as locker:
+        await run(locker)
+        with stopped(backend(dsn)), pytest.raises(DatabaseUnavailableError, match=r"reply within|answered nothing"):
+            await ask(locker, never, forced=True)
+        assert locker.statistics().sessions_lost == 1
+
+
+#: What a server might answer that is not one: by which statement, how it is changed, and what is said of it.
+ODD: dict[str, tuple[str, Callable[[Rows], Rows], type[Exception], str]] = {
+    "another session": ("exchange", lambda rows: [["shared", *rows[0][1:]]], LockerConfigurationError, "pooler"),
+    "no answer for a lock": ("exchange", lambda rows: [[*rows[0][:4], "{}"]], DatabaseUnavailableError, "for 0 locks"),
+    "a lock put back in vain": ("put_back", lambda rows: [["ours", "{f}", ""]], DatabaseUnavailableError, "not hold"),
+    "nothing of a row": ("draw", lambda rows: rows[:1], DatabaseUnavailableError, "said nothing of its row"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+async def test_an_answer_that_cannot_be_costs_the_session(dsn: str, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    statement, change, error, words = ODD[kind]
+    ask_all = PipelinedConnection.ask_all
+
+    def asked(self: PipelinedConnection, statements: Any, *, deadline: float) -> list[Rows]:
+        answers = ask_all(self, statements, deadline=deadline)
+        return [
+            change(rows) if name.decode().endswith(statement) else rows
+            for (name, _), rows in zip(statements, answers, strict=True)
+        ]
+
+    async with PostgresLocker(dsn, ledger=True) as locker:
+        await run(locker)
+        with monkeypatch.context() as patch:
+            patch.setattr(PipelinedConnection, "ask_all", asked)
+            with pytest.raises(error, match=words):
+                await ask(locker, never)
+        assert locker.statistics().sessions_lost == 1
+
+
+class FakePq:
+    """A connection of libpq that takes nothing, or breaks."""
+
+    status = pq.ConnStatus.OK
+    socket = 0
+
+    def __init__(self, *, breaks: bool) -> None:
+        self.breaks = breaks
+        self.read = 0
+
+    def enter_pipeline_mode(self) -> None:
+        if self.breaks:
+            raise psycopg.OperationalError("broken")
+
+    def send_query_prepared(self, name: bytes, parameters: Any) -> None: ...
+    def pipeline_sync(self) -> None: ...
+
+    def flush(self) -> int:
+        return 1
+
+    def consume_input(self) -> None:
+        self.read += 1
+
+
+@pytest.mark.parametrize(("breaks", "words"), [(False, "did not reply within 0.5 seconds"), (True, "broken")])
+def test_a_server_that_takes_no_pipeline_is_given_up(breaks: bool, words: str) -> None:
+    ready = [True, False]
+    connection = PipelinedConnection.__new__(PipelinedConnection)
+    connection._pgconn = fake = FakePq(breaks=breaks)  # type: ignore[assignment]
+    connection._wait = lambda fd, events, deadline: ready.pop(0)  # type: ignore[method-assign, assignment]
+    connection._secrets, connection._parting_words = [], ""
+    with pytest.raises(DatabaseUnavailableError, match=words):
+        connection.ask_all([(b"x", [])], deadline=boot_seconds() + 0.5)
+    assert fake.read == (0 if breaks else 1)

@@ -23,6 +23,7 @@ from tickrunner_trio import (
     ServicePausedError,
     Tick,
 )
+from tickrunner_trio._ledgered import LedgerTurn
 from tickrunner_trio.abc import LedgerAnswer, LedgerLease, LedgerLocker, LedgerState
 
 if TYPE_CHECKING:
@@ -349,3 +350,15 @@ def test_a_replica_that_has_succeeded_itself_knows_better() -> None:
     locker = LedgerOfATest([50.0], last_success=dt.datetime(2000, 1, 1, tzinfo=dt.UTC))
     made = played(locker)
     assert made.health().last_success != locker.last_success
+
+
+async def test_work_of_which_there_is_no_report_is_not_told_of() -> None:
+    locker = LedgerOfATest([1.0])
+    turn = LedgerTurn(locker, service(locker).config, forced=False)
+
+    async def fn(lease: LedgerLease) -> None:
+        raise OSError("before anything was judged")
+
+    with pytest.raises(OSError, match="before"):
+        await turn.with_lock(1, fn, lambda: None)
+    assert locker.reports == []

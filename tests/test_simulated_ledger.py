@@ -60,7 +60,7 @@ def deploys(hours: float, replicas: int, seconds: float) -> list[Any]:
 @pytest.mark.parametrize("hours", [1.0, 6.0, 23.0])
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_a_daily_service_runs_once_a_day_whatever_is_deployed_in_between(hours: float, replicas: int) -> None:
-    days = 10
+    days = 5
     cluster = Cluster(
         daily, replicas=replicas, faults=deploys(hours, replicas, days * 86400.0), ledger=True, seed=replicas
     )
