@@ -19,16 +19,8 @@ ROOT = Path(__file__).parents[1] / "tickrunner_trio"
 MODULES = {
     "abc": ["abc", "_errors"],
     "pure": [
-        "_config",
-        "_outcome",
-        "_schedule",
-        "_health",
-        "_statistics",
-        "_lock_ids",
-        "_cluster_health",
-        "lockers._timing",
-        "lockers._ledger_schema",
-        "_dueness",
+        *("_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "_version", "lockers._timing"),
+        *("_cluster_health", "_dueness", "lockers._ledger_schema"),
     ],
     "observing": ["_audit", "_surroundings", "_utc", "_telemetry*"],
     "running": [

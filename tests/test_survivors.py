@@ -186,8 +186,9 @@ def test_what_the_list_argues_about_is_still_in_the_code(mutant: Mutant) -> None
 
 
 def test_every_pure_module_is_mutated_and_so_is_the_book_of_locks() -> None:
-    pure = {f"tickrunner_trio/{module.replace('.', '/')}.py" for module in MODULES["pure"]}
-    assert set(SETTINGS["only_mutate"]) == pure | {"tickrunner_trio/lockers/_lock_book.py"}
+    pure = {f"tickrunner_trio/{module.replace('.', '/')}.py" for module in MODULES["pure"] if module != "_version"}
+    book = {f"tickrunner_trio/lockers/{module}.py" for module in ("_hold_ends", "_lock_book")}
+    assert set(SETTINGS["only_mutate"]) == pure | book
 
 
 def test_the_tests_that_mutants_have_to_pass_are_there() -> None:

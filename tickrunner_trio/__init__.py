@@ -20,7 +20,7 @@
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _surroundings (what simulations
 #                  replace); _telemetry/ (the only importer of opentelemetry: spans, and integers that exporters read)
 #     pure         _config, _outcome, _schedule, _dueness (when a ledger says a service is due), _health,
-#                  _cluster_health, _statistics, _lock_ids; of lockers/ _timing (the arithmetic of the lease) and
+#                  _cluster_health, _statistics, _lock_ids, _version; of lockers/ _timing (of the lease) and
 #                  _ledger_schema (its tables): no await, no I/O, time comes in as an argument
 #     abc          abc (what others implement), _errors
 #

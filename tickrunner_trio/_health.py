@@ -87,9 +87,8 @@ class WorkerHealth:
         elif result == "error":
             last_failure = at
             last_error, failures = "" if error is None else describe_error(error), failures + 1
-        # Not by `dataclasses.replace`, which takes 2 us longer.
-        return WorkerHealth(
-            name=self.name,
+        return replace(
+            self,
             state=_STATES.get(outcome) or _STATES.get(result) or self.state,
             last_success=last_success,
             last_failure=last_failure,

@@ -53,7 +53,8 @@ class TimedLease(Protocol):
     def let_go_after(self, seconds: float) -> bool:
         """Have the lock let go of in so many seconds, unless ``fn`` has returned before; ``inf`` takes that back.
 
-        To be called while no work runs under the lock. Called again, it replaces what was said before.
+        To be called while no work runs under the lock. Called again, it replaces what was said before. ``fn`` may go
+        on after that time: a service sleeps on to its next slot. Nothing is cancelled for it, and it is no loss.
 
         Returns:
             True: the lock is held, and will be until then. False: it has been let go of, or is lost, and no work may

@@ -24,12 +24,12 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from opentelemetry.metrics import MeterProvider, NoOpMeter, Observation, get_meter_provider
 
+from .._version import __version__
 from ._guard import Guard
 from ._names import INSTRUMENTS, LAST_SUCCESS, LAST_TICK, SCOPE
 
@@ -175,7 +175,7 @@ class Registry:
         if provider is None:
             return NoOpMeter(SCOPE)
         try:
-            return provider.get_meter(SCOPE, package_version())
+            return provider.get_meter(SCOPE, __version__)
         except Exception as error:
             self.guard.failed("making a meter", error)
             return NoOpMeter(SCOPE)
@@ -236,12 +236,3 @@ def _is_proxy(provider: MeterProvider) -> bool:
     """
     kind = type(provider)
     return kind.__module__.startswith("opentelemetry.metrics.") and kind.__name__ == "_ProxyMeterProvider"
-
-
-@cache
-def package_version() -> str:
-    """Return the version of this package; "" where it runs without having been installed."""
-    try:
-        return version("tickrunner-trio")
-    except PackageNotFoundError:
-        return ""

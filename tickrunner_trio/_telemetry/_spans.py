@@ -38,6 +38,7 @@ from opentelemetry.trace import (
 
 from .._health import describe_error
 from .._outcome import Outcome
+from .._version import __version__
 from ._guard import Guard
 from ._names import (
     EPOCH,
@@ -52,7 +53,6 @@ from ._names import (
     SCOPE,
     SERVICE,
 )
-from ._registry import package_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -178,7 +178,7 @@ class ServiceTracer:
 
     def _tracer_of(self, provider: TracerProvider | None) -> Tracer:
         try:
-            return (get_tracer_provider() if provider is None else provider).get_tracer(SCOPE, package_version())
+            return (get_tracer_provider() if provider is None else provider).get_tracer(SCOPE, __version__)
         except Exception as error:
             self._guard.failed("making a tracer", error)
             return NoOpTracer()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+#: What locks of a locker that has been left raise.
+CLOSED = "this PostgresLocker is closed: make a new one"
+
 
 class Loss(StrEnum):
     ENDED = "ended"  #: The server ended it, or the connection to it broke.

@@ -18,15 +18,13 @@ from .._lock_ids import checked_lock_id
 from .._telemetry._meters import LockerMeter, SessionTally
 from ..abc import LedgerState
 from ._clock import boot_seconds
-from ._holders import read_holders
 from ._lease import PostgresLease
 from ._ledger import PostgresLedger
 from ._ledger_lease import LedgerLease, check_asked
 from ._ledger_schema import DEFAULT_SCHEMA, checked_schema
 from ._ledger_watch import LedgerWatch
+from ._losses import CLOSED as _CLOSED
 from ._losses import Loss
-from ._session_thread import CLOSED as _CLOSED
-from ._session_thread import SessionThread
 from ._short import checked_conninfo
 from ._timing import lease_timing
 
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from ..abc import Lease, LedgerAnswer
     from ._holders import LockHolder
     from ._lock_book import LockBook
+    from ._session_thread import SessionThread
     from ._statistics import LockerStatistics
     from ._timing import LeaseTiming
 
@@ -175,6 +174,8 @@ class PostgresLocker:
         """
         if self._thread is not None:
             raise RuntimeError("this PostgresLocker has been entered before: make a new one for each 'async with'")
+        from ._session_thread import SessionThread  # noqa: PLC0415  # as above: 10 ms
+
         self._token = trio.lowlevel.current_trio_token()
         self._thread = thread = SessionThread(
             self._conninfo,
@@ -313,6 +314,8 @@ class PostgresLocker:
 
         Cancellation handling: returns at once; the worker thread ends with its answer, at most some ten seconds later.
         """
+        from ._holders import read_holders  # noqa: PLC0415  # whoever only imports the library does not pay for it
+
         return await trio.to_thread.run_sync(read_holders, self._conninfo, abandon_on_cancel=True)
 
     def __repr__(self) -> str:

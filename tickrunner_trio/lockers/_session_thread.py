@@ -50,7 +50,7 @@ from .._errors import DatabaseUnavailableError, LockerConfigurationError
 from ._clock import boot_seconds
 from ._driver import driver_needed
 from ._lock_book import EXPIRED, LockBook
-from ._losses import Loss
+from ._losses import CLOSED, Loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -64,8 +64,6 @@ if TYPE_CHECKING:
     from ._timing import LeaseTiming
 
 _log = logging.getLogger("tickrunner_trio.lockers.postgres")
-
-CLOSED = "this PostgresLocker is closed: make a new one"
 
 _BACKOFF_SECONDS = 0.1  # before the first attempt; doubled for each further one
 _LONGEST_BACKOFF_SECONDS = 10.0
