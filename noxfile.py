@@ -84,6 +84,13 @@ def dashboards(session: nox.Session) -> None:
 
 
 @nox.session
+def kit(session: nox.Session) -> None:
+    """Show that what users test with finds bugs, by hundreds of things with a bug each. Takes pytest's options."""
+    install(session, "test", extras=ALL)
+    session.run("pytest", *PARALLEL, "tests/kit", *session.posargs)
+
+
+@nox.session
 def simulation(session: nox.Session) -> None:
     """Hold simulated clusters to the rules of the design under 2,000 random plans of faults. Takes pytest's options."""
     install(session, "test", extras=ALL)

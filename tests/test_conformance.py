@@ -1,4 +1,4 @@
-"""Every locker of ours against every promise of `AdvisoryLocker`; and the check. Its teeth: test_locker_gallery."""
+"""Every locker of ours against every promise of `AdvisoryLocker`; and the check. Its teeth: kit/test_locker_gallery."""
 
 from __future__ import annotations
 

@@ -15,8 +15,10 @@ TESTS = Path(__file__).parent
 #: What takes the choice of examples out of the hands of the profiles.
 PINS = {"derandomize", "seed", "register_profile", "load_profile", "reproduce_failure", "random"}
 
-#: Where it is meant: the profiles themselves, and bugs that have to be found whatever the seed.
-PINNED_ON_PURPOSE = {"conftest.py", "test_cluster_rules.py", "test_faults.py", "test_health_gallery.py"}
+#: Where it is meant: the profiles themselves, bugs that have to be found whatever the seed, and what strategies reach.
+PINNED_ON_PURPOSE = {
+    *("conftest.py", "test_cluster_rules.py", "test_faults.py", "test_health_gallery.py", "test_strategies.py"),
+}
 
 
 def settings_under(**environment: str) -> str:

@@ -16,7 +16,7 @@ from scripted import virtually
 from tickrunner_trio import MemoryLocker
 from tickrunner_trio.testing import BrokenPromiseError, check_advisory_locker
 
-PAGE = (Path(__file__).parents[1] / "docs" / "testing.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
