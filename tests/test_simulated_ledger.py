@@ -18,7 +18,7 @@ from test_cluster_rules import LEASE, SETUPS, Setup
 from test_simulated_locker import TIMING, World
 
 from tickrunner_trio import Config, Outcome, Service, Tick
-from tickrunner_trio.abc import LedgerLease, LedgerLocker, LedgerState
+from tickrunner_trio.abc import LedgerAnswer, LedgerLease, LedgerLocker, LedgerState
 from tickrunner_trio.testing import Cluster, DropSession, Kill, Start, check_advisory_locker, strategies
 from tickrunner_trio.testing._lock_session import LONGEST_RETURN
 from tickrunner_trio.testing._simulated_ledger import SimulatedLedger, SimulatedLedgerLocker
@@ -181,5 +181,36 @@ def test_a_result_whose_session_is_lost_is_not_in_the_row() -> None:
         assert (answer.state, answer.due_in) == (LedgerState.RAN, 0.0)  # cancelled: nothing was reported
         with other.watching("a", list):
             pass
+
+    virtually(main)
+
+
+def test_a_result_of_an_epoch_that_is_past_changes_nothing() -> None:
+    ledger = SimulatedLedger()
+    first, _ = ledger.draw("a", now=0.0, interval=10.0, forced=False)
+    second, _ = ledger.draw("a", now=1.0, interval=10.0, forced=False)
+    assert first != second
+    assert ledger.write("a", first, Outcome.SUCCESS, now=2.0, interval=10.0, chance=0.5) == 0.0
+    assert ledger.write("a", second, Outcome.SUCCESS, now=2.0, interval=10.0, chance=0.5) == 10.0
+
+
+def test_work_that_ends_while_it_is_cut_off_ran_and_nobody_knows_when_it_is_due() -> None:
+    async def main() -> None:
+        world = WorldWithLedger()
+        locker = world.locker()
+        session = world.sessions[locker]
+
+        async def work(lease: LedgerLease) -> None:
+            session.cut(trio.current_time())
+
+        async def direct() -> None:
+            await trio.sleep(0.5)
+            await trio.sleep_until(session.next_at())
+            session.advance(trio.current_time())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(direct)
+            answer = await locker.with_due_lock(1, work, service="a", interval=60.0, forced=False)
+        assert answer == LedgerAnswer(state=LedgerState.RAN)
 
     virtually(main)

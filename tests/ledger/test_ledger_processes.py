@@ -65,7 +65,7 @@ def test_over_twenty_rolling_restarts_each_interval_has_one_run(dsn: str, replic
     print(f"{len(runs)} by {processes} processes; gaps {min(gaps):.3f} to {max(gaps):.3f}, {mean:.4f} in the mean")
     assert processes > count
     assert abs(mean - 1) < 0.02
-    assert all(0.75 < gap < 1.25 for gap in gaps)
+    assert all(0.5 < gap < 1.5 for gap in gaps)
 
 
 def test_after_a_sigkill_in_mid_work_another_process_begins_as_soon_as_the_lock_is_free(
@@ -81,7 +81,7 @@ def test_after_a_sigkill_in_mid_work_another_process_begins_as_soon_as_the_lock_
     [(started_at,)] = do(
         dsn, "SELECT extract(epoch FROM at)::float8 FROM written WHERE replica = 'other' AND kind = 'start'"
     )
-    assert started_at - killed_at < 20.0 / 10 + 1
+    assert started_at - killed_at < 20.0 / 10 + 2
     until(dsn, "SELECT 1 FROM tickrunner.service WHERE last_outcome = 'success'")
     outcomes = [run.outcome for run in trio.run(PostgresLedger(dsn).history, "sweep")]
     assert outcomes == [Outcome.SUCCESS, None]
