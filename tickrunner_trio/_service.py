@@ -11,9 +11,9 @@
     drain(): WAITING and HOLDING end; TICKING and FORCED are dropped if their work has not begun, else they end
     by themselves; then run() returns.
 
-Where the lease ends a hold by itself, nobody is woken for its end: HOLDING then lasts until the next slot, and only the
-lock is let go of in between. To wake each service once per interval instead of twice is worth a tenth of a processor
-with 10,000 of them.
+Where the lease ends a hold by itself, nobody is woken for its end: HOLDING then lasts until the next tick is due, and
+only the lock is let go of in between. To wake each service once per interval instead of twice is worth a tenth of a
+processor with 10,000 of them.
 
 Invariants:
 
@@ -310,7 +310,7 @@ class Service:
     async def _hold(self, attempt: Attempt, lease: Lease) -> None:
         """Hold on to the lock after a tick of the schedule, for as long as is right; serve forced ticks meanwhile.
 
-        Where the lease ends by itself, it returns with the first slot after its end, which may be much later.
+        Where the lease ends by itself, it returns when the next tick is due, which may be much later.
         """
         schedule, outcome = self._schedule, _outcome_of(attempt)
         assert schedule is not None  # `run` is under way
@@ -336,7 +336,7 @@ class Service:
             elif timed is None:
                 await self._alarm.sleep_until(held_until)
             elif timed.let_go_after(held_until - now):
-                await self._alarm.sleep_until(schedule.next_from(held_until))
+                await self._alarm.sleep_until(schedule.due_after_hold(held_from, held_until))
                 self._has_slept = True
             else:
                 break
