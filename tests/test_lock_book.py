@@ -16,6 +16,7 @@ from itertools import count, product
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+import trio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -1032,6 +1033,26 @@ def test_a_hold_that_is_lost_is_nothing_that_could_resist() -> None:
     assert desk.book.outlived() == [worked_under]
     desk.book.give_back(worked_under)
     assert not desk.book.lost_work_runs(), "so the session need not be kept for it"
+
+
+def test_a_hold_that_is_not_to_end_by_itself_any_more_lasts_and_its_loss_is_still_nothing_that_could_resist() -> None:
+    desk = Desk()
+    [ended, lasts] = desk.have(5, 6)
+    assert ended.let_go_after(1.0)
+    assert lasts.let_go_after(2.0)
+    desk.now = 1.0
+    assert desk.book.next_batch().releases == [ended]
+    desk.book.end_no_more_holds()
+    assert desk.book.next_hold_end() == math.inf, "the thread would look again and again"
+    desk.now = 3.0
+    assert desk.book.next_batch().releases == []
+    assert not lasts.lost
+    assert lasts.let_go_after(math.inf) is False
+    lost, _ = desk.book.lose_session("left", (trio.ClosedResourceError, "closed"), left=True, server_has_it=True)
+    assert lost == [lasts]
+    assert not desk.book.lost_work_runs()
+    desk.now = TIMING.lease + 5.0
+    assert desk.book.outlived() == []
 
 
 def test_work_that_resists_is_told_of_once_from_its_time_to_stop_on() -> None:

@@ -205,7 +205,6 @@ class LockBook:
         """From now on no hold ends by itself: all that is held is about to be lost, and whoever holds is told so."""
         with self._mutex:
             self._holds_end = False
-            self._holds.clear()
 
     # For whoever looks.
 
@@ -269,7 +268,7 @@ class LockBook:
     def next_batch(self) -> Batch:
         """Return what is to be asked now; with nothing in it, the thread may sleep until `next_hold_end`."""
         with self._mutex:
-            for lease in self._holds.take_due(self._clock()):
+            for lease in self._holds.take_due(self._clock()) if self._holds_end else ():
                 lease.own_end = True
                 self._leave(lease)
             batch = Batch(self._leaving, [])
@@ -297,7 +296,7 @@ class LockBook:
     def next_hold_end(self) -> float:
         """Return when the next hold ends, or earlier; the thread will look then."""
         with self._mutex:
-            self._looks_at = self._holds.next_at()
+            self._looks_at = self._holds.next_at() if self._holds_end else math.inf
             return self._looks_at
 
     def reply_deadline(self, sent_at: float) -> float:
