@@ -157,7 +157,8 @@ class Service:
         """
         schedule, offset = self._schedule, self._utc_offset
         ticks, missed_slots, holds_lock = self._meter.counted()
-        began_at = [each.work_began_at for each in tuple(self._under_way) if each.work_began_at is not None]
+        # Of each once: the work may be judged while another thread looks.
+        began_at = [at for each in tuple(self._under_way) if (at := each.work_began_at) is not None]
         return ServiceStatistics(
             next_slot=None if schedule is None or self._drained else utc_at(schedule.next_at, offset),
             working_since=utc_at(began_at[0], offset) if began_at else None,
