@@ -775,6 +775,19 @@ def test_a_hold_that_has_woken_the_thread_is_company_enough_for_whoever_comes_be
     assert desk.roused == roused + 1
 
 
+def test_to_hand_back_a_lock_whose_hold_has_ended_and_that_is_free_wakes_nobody() -> None:
+    desk = Desk()
+    [lease] = desk.have(5)
+    assert lease.let_go_after(0.0)
+    batch = desk.book.next_batch()
+    assert batch.releases == [lease]
+    assert desk.book.answered(batch, [], desk.now) == [(lease, True)]
+    assert not desk.book.next_batch(), "the thread sleeps"
+    desk.roused = 0
+    assert desk.book.give_back(lease) is False
+    assert desk.roused == 0
+
+
 def test_a_hold_that_is_longer_than_a_beat_wakes_nobody() -> None:
     desk = Desk()
     [lease] = desk.have(5)

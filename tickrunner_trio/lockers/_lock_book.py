@@ -174,6 +174,8 @@ class LockBook:
     def give_back(self, lease: PostgresLease) -> bool:
         """The work has stopped: let go of its lock. True: an answer follows when it is free. False: it is."""
         with self._mutex:
+            if lease.state is LeaseState.FREE:  # its hold has ended by itself, and the server let it go since then
+                return False
             if lease.state is LeaseState.HELD:
                 self._leave(lease)
             elif lease.state is LeaseState.LOST:
