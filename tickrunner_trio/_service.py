@@ -349,11 +349,11 @@ class Service:
 
     async def _serve(self, request: Request, lease: Lease | None = None) -> None:
         """Execute a forced tick in the task of `run`, under the lock that is held already, if there is one."""
+        self._has_slept = False
         try:
             with request.scope:
                 await (request.attempt.run() if lease is None else request.attempt.run_under(lease))
         finally:
-            self._has_slept = False
             request.answer_dropped()
 
     async def _have_served(self, request: Request) -> None:
