@@ -16,6 +16,7 @@ from itertools import count, product
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+import trio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -775,6 +776,19 @@ def test_a_hold_that_has_woken_the_thread_is_company_enough_for_whoever_comes_be
     assert desk.roused == roused + 1
 
 
+def test_to_hand_back_a_lock_whose_hold_has_ended_and_that_is_free_wakes_nobody() -> None:
+    desk = Desk()
+    [lease] = desk.have(5)
+    assert lease.let_go_after(0.0)
+    batch = desk.book.next_batch()
+    assert batch.releases == [lease]
+    assert desk.book.answered(batch, [], desk.now) == [(lease, True)]
+    assert not desk.book.next_batch(), "the thread sleeps"
+    desk.roused = 0
+    assert desk.book.give_back(lease) is False
+    assert desk.roused == 0
+
+
 def test_a_hold_that_is_longer_than_a_beat_wakes_nobody() -> None:
     desk = Desk()
     [lease] = desk.have(5)
@@ -1091,6 +1105,26 @@ def test_a_hold_that_is_lost_is_nothing_that_could_resist() -> None:
     assert desk.book.outlived() == [worked_under]
     desk.book.give_back(worked_under)
     assert not desk.book.lost_work_runs(), "so the session need not be kept for it"
+
+
+def test_a_hold_that_is_not_to_end_by_itself_any_more_lasts_and_its_loss_is_still_nothing_that_could_resist() -> None:
+    desk = Desk()
+    [ended, lasts] = desk.have(5, 6)
+    assert ended.let_go_after(1.0)
+    assert lasts.let_go_after(2.0)
+    desk.now = 1.0
+    assert desk.book.next_batch().releases == [ended]
+    desk.book.end_no_more_holds()
+    assert desk.book.next_hold_end() == math.inf, "the thread would look again and again"
+    desk.now = 3.0
+    assert desk.book.next_batch().releases == []
+    assert not lasts.lost
+    assert lasts.let_go_after(math.inf) is False
+    lost, _ = desk.book.lose_session("left", (trio.ClosedResourceError, "closed"), left=True, server_has_it=True)
+    assert lost == [lasts]
+    assert not desk.book.lost_work_runs()
+    desk.now = TIMING.lease + 5.0
+    assert desk.book.outlived() == []
 
 
 def test_work_that_resists_is_told_of_once_from_its_time_to_stop_on() -> None:

@@ -79,7 +79,9 @@ def test_each_slot_is_taken_or_missed_as_the_model_says(
         held_from = now + works * spacing
         now = held_from + holds * spacing
         due = schedule.next_at <= held_from
+        due_then = schedule.due_after_hold(held_from, now)
         schedule.skip_held(held_from, now)
+        assert due_then == max(now, schedule.next_at), "who sleeps until then comes neither early nor late"
         model.skip_held(held_from, now)
         assert schedule.next_at == model.next_at
         assert schedule.missed == model.missed

@@ -274,8 +274,14 @@ class Attempt:
         self, lease: Lease, epoch: int | None, scope: trio.CancelScope | None, error: BaseException | None
     ) -> None:
         """Judge and report work that has stopped; raise of its error what ends more than the tick."""
+        try:
+            is_lost = lease.lost
+        except Exception:  # a lease may be anybody's, and must not swallow a Ctrl-C with what it raises
+            if error is not None:
+                _raise_what_ends_more(error)
+            raise
         outcome = judge(
-            lost=lease.lost,
+            lost=is_lost,
             cancelled=error is not None and _is_cancelled(),
             timed_out=scope is not None and scope.cancel_called,
             error=error,

@@ -84,9 +84,11 @@ class Schedule:
         if self.next_at > held_from:
             self._skip_to(self._index_from(held_until))
 
-    def next_from(self, at: float) -> float:
-        """Return the time of the first slot that is neither taken nor before ``at``. It takes none."""
-        return self._first + self._index_from(at) * self._interval
+    def due_after_hold(self, held_from: float, held_until: float) -> float:
+        """Return when the next tick is due if the hold lasts until then: as after `skip_held`. It skips none."""
+        if self.next_at <= held_from:
+            return held_until  # the tick overran that slot, and only the hold keeps its catch-up tick waiting
+        return self._first + self._index_from(held_until) * self._interval
 
     def _index_from(self, at: float) -> int:
         index = self._latest(at)

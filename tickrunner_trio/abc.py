@@ -39,6 +39,9 @@ class Lease(Protocol):
 
         True from the moment at which the work under it is to stop, also if the Trio loop was blocked at that moment
         and the cancellation is still on its way. It never turns false again.
+
+        It does not block. `tickrunner_trio.Service.statistics` and the metrics read it in any thread, where a lease
+        that raises counts as held.
         """
         ...
 
@@ -54,7 +57,8 @@ class TimedLease(Protocol):
         """Have the lock let go of in so many seconds, unless ``fn`` has returned before; ``inf`` takes that back.
 
         To be called while no work runs under the lock. Called again, it replaces what was said before. ``fn`` may go
-        on after that time: a service sleeps on to its next slot. Nothing is cancelled for it, and it is no loss.
+        on after that time: a service sleeps on until its next tick is due. Nothing is cancelled for it, and it is no
+        loss.
 
         Returns:
             True: the lock is held, and will be until then. False: it has been let go of, or is lost, and no work may

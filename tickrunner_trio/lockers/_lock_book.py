@@ -181,6 +181,8 @@ class LockBook:
     def give_back(self, lease: PostgresLease) -> bool:
         """The work has stopped: let go of its lock. True: an answer follows when it is free. False: it is."""
         with self._mutex:
+            if lease.state is LeaseState.FREE:  # its hold has ended by itself, and the server let it go since then
+                return False
             if lease.state is LeaseState.HELD:
                 self._leave(lease)
             elif lease.state is LeaseState.LOST:
@@ -217,7 +219,6 @@ class LockBook:
         """From now on no hold ends by itself: all that is held is about to be lost, and whoever holds is told so."""
         with self._mutex:
             self._holds_end = False
-            self._holds.clear()
 
     # For whoever looks.
 
@@ -282,7 +283,7 @@ class LockBook:
         """Return what is to be asked now; with nothing in it, the thread may sleep until `next_hold_end`."""
         with self._mutex:
             now = self._clock()
-            for lease in self._holds.take_due(now):
+            for lease in self._holds.take_due(now) if self._holds_end else ():
                 lease.own_end = True
                 self._leave(lease)
             if now >= self._write_at:
@@ -313,7 +314,7 @@ class LockBook:
     def next_hold_end(self) -> float:
         """Return when the next hold ends, or a result is to be tried again, or earlier; the thread will look then."""
         with self._mutex:
-            self._looks_at = min(self._holds.next_at(), self._write_at)
+            self._looks_at = min(self._holds.next_at() if self._holds_end else math.inf, self._write_at)
             return self._looks_at
 
     def reply_deadline(self, sent_at: float) -> float:
