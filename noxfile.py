@@ -6,6 +6,7 @@ pyproject.toml says. With uv on the path, that is what makes them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -153,7 +154,7 @@ def types(session: nox.Session) -> None:
     """Hold package, example and benchmarks to mypy strict, the package to pyright strict and complete public types."""
     install(session, "types", "bench", extras=ALL)
     session.run("mypy")
-    session.run("mypy", "benchmarks")
+    session.run("mypy", "-p", "benchmarks")
     session.run("pyright", "--pythonpath", str(Path(session.virtualenv.bin, "python")))
     session.run("pyright", "--verifytypes", "tickrunner_trio", "--ignoreexternal")
 
@@ -168,16 +169,21 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure what benchmarks/README.md lists; fail when a figure is out of its bound."""
-    install(session, "bench", extras="[demo,otel,admin]")
-    missed = []
-    for benchmark in ("benchmarks/memory.py", "benchmarks/lockers.py", "benchmarks/telemetry.py"):
-        try:
-            session.run("python", benchmark)
-        except nox.command.CommandFailed:  # the others are worth seeing all the same
-            missed.append(benchmark)
-    if missed:
-        session.error(f"out of its bound: {', '.join(missed)}")
+    """Compare with peers and with the machine: `-- --quick`, `-- --only ticks`, `-- --write`; else fail beyond targets.
+
+    What `benchmarks/README.md` tells about. Peers that cannot stand beside another have folders of their own.
+    """
+    install(session, extras="[demo,otel,admin]")
+    for need in nox.project.dependency_groups(PYPROJECT, "bench"):
+        with contextlib.suppress(nox.command.CommandFailed):  # a peer that is not there has a row that says so
+            session.install("--quiet", need)
+    for peer in ("apscheduler3", "apscheduler4"):
+        folder = Path(session.virtualenv.location, "peers", peer)
+        if not folder.exists():
+            needs = nox.project.dependency_groups(PYPROJECT, f"bench-{peer}")
+            with contextlib.suppress(nox.command.CommandFailed):
+                session.install("--quiet", "--target", str(folder), *needs)
+    session.run("python", "-m", "benchmarks", *session.posargs)
 
 
 @nox.session

@@ -1,0 +1,77 @@
+"""How late runs are, and what share of a processor they take, for services whose slots are known. Alike for all ways.
+
+::
+
+    origin     first slots          idle           second slots           idle
+    |--------------------|------------------|--------------------|------------------|--- ...
+    0                   0.5 s              1 s                  1.5 s              2 s
+                                                      the look begins at 1.75 s, and takes whole seconds
+
+Slots are spread over the first half of an interval of one second, since that is where this library's jitter puts the
+first ticks. So a look begins and ends where no service is due, and the number of slots in it is known. The
+first slots are not looked at: many tasks begin at once then, and what they are late is no matter of the schedule.
+"""
+
+from __future__ import annotations
+
+import gc
+from time import process_time
+from typing import TYPE_CHECKING
+
+from .loops import percentiles, phases
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+INTERVAL = 1.0
+#: Seconds by which a timer may be early, by the rounding of clocks: it is no delay of almost a whole interval.
+EARLY = 0.05
+
+
+class Watch:
+    """Collects the lateness of each run.
+
+    Args:
+        services: how many there are.
+        lead: seconds from now to the origin, in which they are set up.
+        now: the clock of the loop, in seconds.
+    """
+
+    def __init__(self, services: int, lead: float, now: Callable[[], float]) -> None:
+        self._now = now
+        self._late: list[float] = []
+        self._began = now()
+        self.origin = self._began + lead
+        self.slots = [self.origin + phase for phase in phases(services, INTERVAL)]
+        """The first slot of each service, on the loop's clock."""
+
+    def ran(self, slot: float) -> None:
+        """Note a run that begins now, of the service with this first slot."""
+        self._late.append((self._now() - slot + EARLY) % INTERVAL - EARLY)
+
+    def ran_late(self, seconds: float) -> None:
+        """Note a run of which somebody else says how late it is."""
+        self._late.append(seconds)
+
+    async def look(self, sleep: Callable[[float], Awaitable[None]], seconds: int) -> dict[str, float]:
+        """Watch for so many whole seconds. ``sleep`` is that of the loop."""
+        gc.collect()
+        begin = self.origin + 1.75 * INTERVAL
+        if self._now() > begin:
+            raise AssertionError(f"{begin - self._began:.2f} s were not enough to set everything up")
+        await sleep(begin - self._now())
+        self._late.clear()
+        processor, wall = process_time(), self._now()
+        await sleep(begin + seconds - self._now())
+        processor, wall = process_time() - processor, self._now() - wall
+        late = list(self._late)
+        if not late:
+            raise AssertionError("nothing ran in the time in which each service had to run")
+        p50, p99, p999 = percentiles(late, 50, 99, 99.9)
+        return {
+            "share": 100 * processor / wall,
+            "p50": 1e3 * p50,
+            "p99": 1e3 * p99,
+            "p99.9": 1e3 * p999,
+            "missed": max(0, round(len(self.slots) * seconds / INTERVAL) - len(late)),
+        }
