@@ -96,15 +96,28 @@ def simulation(session: nox.Session) -> None:
     """Hold simulated clusters to the rules of the design under 2,000 random plans of faults. Takes pytest's options."""
     install(session, "test", extras=ALL)
     session.run(
-        "pytest", *PARALLEL, "tests/test_cluster_rules.py", *session.posargs, env={"TICKRUNNER_TEST_PLANS": "2000"}
+        *("pytest", *PARALLEL, "tests/test_cluster_rules.py", "tests/test_simulated_ledger.py", *session.posargs),
+        env={"TICKRUNNER_TEST_PLANS": "2000"},
     )
 
 
 @nox.session
+def ledger(session: nox.Session) -> None:
+    """Try the ledger with real processes and servers: deployed, killed, frozen, failed over. Takes pytest's options."""
+    install(session, "test", extras=ALL)
+    session.run("pytest", *PARALLEL, "tests/ledger", *session.posargs)
+
+
+@nox.session
 def faults(session: nox.Session) -> None:
-    """Try to make two replicas run at once, by each fault that we know: `nox -s faults -- --minutes 10 --seed 1`."""
+    """Try to make two replicas run at once, by each fault that we know: `nox -s faults -- --minutes 10 --seed 1`.
+
+    With lockers without a ledger, then with one: `--ledger` for these alone.
+    """
     install(session, "test", extras="[demo]")
-    session.run("python", "-m", "faults.campaign", *session.posargs, env={"PYTHONPATH": "tests"})
+    options = session.posargs
+    for each in [options] if "--ledger" in options else [options, [*options, "--ledger"]]:
+        session.run("python", "-m", "faults.campaign", *each, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

@@ -34,7 +34,10 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(None|True|False|bool|int|float|str|object|BaseException|Exception|TypeError|ValueError|RuntimeError)",
     ),
-    (r"py:class", r"SearchStrategy|ReadableSpan|Starlette|ASGIApp"),  # of others, by the names that signatures show
+    (
+        r"py:class",
+        r"SearchStrategy|ReadableSpan|Starlette|ASGIApp|AbstractContextManager",
+    ),  # of others, by the names that signatures show
     (r"py:class", r"Logger"),  # the alias of `_config` for a logger or an adapter
     (r"py:class", r"MadeLocker"),  # the alias of `testing` for a locker, or what gives one on ``async with``
 ]

@@ -1,4 +1,7 @@
-"""A site for the tests of the page: five services in a Trio loop of its own thread, and their page on real sockets."""
+"""A site for the tests of the page: five services in a Trio loop of its own thread, and their page on real sockets.
+
+The last one, `LEDGERED`, has a ledger.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import trio
+from kept_ledger import KeptLedger, LedgerLocker, a_past
 
 from tickrunner_trio import Config, MemoryLocker, Service, Supervisor, lock_id_for
 from tickrunner_trio.admin import admin_app, serve_admin
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from tickrunner_trio import Tick
 
 TOKEN = "sesame-open-yourself"
+LEDGERED = "monthly_report_of_everything_that_was_ever_moved"
 
 
 class Site:
@@ -27,6 +32,9 @@ class Site:
         self.failing = threading.Event()
         self.work_takes = 0.0
         self.locker = _Told()
+        self.ledger = KeptLedger()
+        self.ledger.put(LEDGERED, holder="tickrunner_trio 9 web-2", interval=30 * 86400)
+        self.ledger.runs[LEDGERED] = a_past(LEDGERED, 3)
         self.services: dict[str, Service] = {}
         self.supervisor = Supervisor([])
         self.port = 0
@@ -86,7 +94,7 @@ class Site:
             a_service("expiry", fail_if_told, interval=0.2, cadence="replica", on_error=lambda _: None),
             a_service("cleanup_queue", locker=self.locker, startup=succeed, interval=60),
             a_service("rebalancing", should_run=lambda: False, startup=succeed),
-            a_service("monthly_report_of_everything_that_was_ever_moved", interval=30 * 86400),
+            a_service(LEDGERED, interval=30 * 86400, locker=LedgerLocker(self.ledger)),
         ]
         self.services = {each.name: each for each in services}
         self.supervisor = Supervisor(services)

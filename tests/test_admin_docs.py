@@ -10,7 +10,7 @@ import trio
 from admin_client import TOKEN, ask, served
 
 from tickrunner_trio import Config, MemoryLocker, Service, Supervisor, Tick
-from tickrunner_trio.admin import _app, _board, _holders, _serving, _stream, _views, admin_app
+from tickrunner_trio.admin import _app, _asked, _board, _guard, _serving, _stream, _views, admin_app
 
 if TYPE_CHECKING:
     import pytest
@@ -73,11 +73,12 @@ def test_its_bounds_are_those_of_the_code() -> None:
     text = " ".join(PAGE.split())
     assert f"{_serving.MOST_CONNECTIONS} connections, {_serving.LONGEST_HEAD // 1024} KiB of headers" in text
     assert f"{_serving.LONGEST_BODY // 1024} KiB of body" in text
+    assert f"of at most {_guard.LONGEST_BODY // 1024} KiB, or none" in text
     assert f"{_serving.READ_TIMEOUT:g} seconds for a request and {_serving.SEND_TIMEOUT:g} for each piece" in text
     assert f"{_stream.MOST_STREAMS} readers of events" in text
     assert f"cut after {_views.LONGEST_ERROR} characters" in text
-    assert (_board.PERIOD, _holders.MAX_AGE) == (0.5, 1.0)
-    assert "at most half a second old, holders a second more" in text
+    assert (_board.PERIOD, _asked.MAX_AGE) == (0.5, 1.0)
+    assert "at most half a second old, holders and rows a second more" in text
     assert _serving.serve_admin.__doc__ is not None
     docstring = " ".join(_serving.serve_admin.__doc__.split())
     assert (

@@ -23,7 +23,7 @@ from tickrunner_trio import (
     Supervisor,
     lock_id_for,
 )
-from tickrunner_trio.admin import _holders
+from tickrunner_trio.admin import _asked, _holders
 from tickrunner_trio.admin._board import Board
 from tickrunner_trio.admin._holders import LockWatch
 from tickrunner_trio.lockers import LockHolder
@@ -183,7 +183,7 @@ async def test_whoever_comes_while_somebody_asks_waits_for_the_same_answer() -> 
 async def test_a_locker_that_does_not_answer_costs_a_reader_no_more_than_its_patience(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_holders, "PATIENCE", 0.05)
+    monkeypatch.setattr(_asked, "PATIENCE", 0.05)
     locker = Telling()
     locker.takes = 1e6
     async with running(Supervisor([a_service(locker)])) as port:
@@ -202,7 +202,7 @@ async def test_a_locker_that_cannot_tell_makes_no_error_of_it(error: Exception) 
 
 
 async def test_a_locker_that_did_not_tell_is_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_holders, "AFTER_FAILURE", 0.0)
+    monkeypatch.setattr(_asked, "AFTER_FAILURE", 0.0)
     locker = Telling()
     locker.says = DatabaseUnavailableError("away")
     async with running(Supervisor([a_service(locker)])) as port:
@@ -229,8 +229,8 @@ async def test_what_somebody_asked_who_left_is_answered_to_the_next_one() -> Non
 async def test_a_locker_that_hangs_against_its_cancellation_holds_up_no_reader_and_is_not_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_holders, "PATIENCE", 0.05)
-    monkeypatch.setattr(_holders, "AFTER_FAILURE", 0.0)
+    monkeypatch.setattr(_asked, "PATIENCE", 0.05)
+    monkeypatch.setattr(_asked, "AFTER_FAILURE", 0.0)
     finish = trio.Event()
 
     class Hanging(Telling):

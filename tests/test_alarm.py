@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import signal
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +88,37 @@ def test_wake_lets_one_sleeper_go_on_once_and_without_a_sleeper_does_nothing() -
 
     virtually(main)
     assert woken == [0, 9]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="raises a signal in its own process")
+def test_a_ctrl_c_that_comes_while_somebody_wakes_a_sleeper_leaves_nobody_asleep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alarm = Alarm()
+    woken: list[float] = []
+    reschedule = trio.lowlevel.reschedule
+
+    def reschedule_late(task: trio.lowlevel.Task) -> None:
+        if not interrupted:
+            interrupted.append(True)
+            signal.raise_signal(signal.SIGINT)
+        reschedule(task)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: sleeper(alarm, 5, woken=woken.append))
+            await wait_all_tasks_blocked()
+            monkeypatch.setattr(trio.lowlevel, "reschedule", reschedule_late)
+            with contextlib.suppress(KeyboardInterrupt):
+                alarm.wake()
+                await trio.lowlevel.checkpoint()
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+
+    interrupted: list[bool] = []
+    virtually(main)
+    assert interrupted
+    assert woken == [0]
 
 
 def test_a_cancelled_sleeper_is_gone_and_waking_it_does_nothing() -> None:

@@ -775,3 +775,65 @@ def test_an_outage_is_warned_of_once_while_it_lasts(caplog: pytest.LogCaptureFix
     virtually(main)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "away" in str(caplog.records[0].exc_info)
+
+
+# A lease that does not say.
+
+
+class LockerOfMuteLeases:
+    """Its lease says that it is held until the work begins, and then nothing any more."""
+
+    def __init__(self) -> None:
+        self.is_mute = False
+        self.held = False
+
+    async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
+        locker = self
+
+        class MuteLease:
+            epoch = None
+
+            @property
+            def lost(self) -> bool:
+                if locker.is_mute:
+                    raise OSError("nobody knows")
+                return False
+
+        lease: Any = MuteLease()
+        lease.lock_id = lock_id
+        self.held = True
+        try:
+            await fn(lease)
+        finally:
+            self.held = False
+        return True
+
+
+def test_a_lease_that_does_not_say_whether_it_is_lost_is_an_error_of_the_locker_and_counts_as_held_meanwhile() -> None:
+    locker = LockerOfMuteLeases()
+    held: list[bool] = []
+
+    async def work(tick: Tick) -> None:
+        locker.is_mute = True
+        held.append(subject.statistics().holds_lock)
+
+    subject = service(work, locker)
+    report: TickReport = virtually(subject.tick)
+    assert (report.outcome, str(report.error)) == (Outcome.LOCKER_ERROR, "nobody knows")
+    assert held == [True]
+    assert not subject.statistics().holds_lock
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_program_passes_a_lease_that_does_not_say_whether_it_is_lost(kind: type[BaseException]) -> None:
+    locker = LockerOfMuteLeases()
+
+    async def work(tick: Tick) -> None:
+        locker.is_mute = True
+        raise kind
+
+    subject = service(work, locker)
+    with pytest.raises(kind):
+        virtually(subject.tick)
+    assert not locker.held
+    assert subject.health().last_outcome is Outcome.LOCKER_ERROR

@@ -20,13 +20,16 @@ import trio
 from cli_processes import PATIENCE, PROGRAMS, run_to_end, started
 
 import tickrunner_trio
-from tickrunner_trio import _cli, _cli_run
+from tickrunner_trio import Config, PostgresLocker, Service, _cli, _cli_run
 from tickrunner_trio._cli import main
+from tickrunner_trio._cli_check import Checked, check_services
 from tickrunner_trio._cli_errors import CommandError, command_error_in, told
 from tickrunner_trio._cli_logging import JsonFormatter, TextFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tickrunner_trio import Tick
 
 
 @pytest.fixture
@@ -431,6 +434,20 @@ def test_check_warns_and_is_content(capsys: pytest.CaptureFixture[str]) -> None:
     assert hourly.endswith(" ok"), "an hour is not above an hour"
     assert "warning: interval above one hour" in daily
     assert "warning: no tick_timeout" in patient
+
+
+def test_check_warns_of_a_long_interval_only_where_there_is_no_ledger() -> None:
+    async def work(tick: Tick) -> None:
+        raise AssertionError("check runs nothing")
+
+    def checked(locker: PostgresLocker) -> Checked:
+        [of_one] = check_services(
+            [Service(Config(name="daily", interval=86400, locker=locker, work=work, tick_timeout=60))]
+        )
+        return of_one
+
+    assert checked(PostgresLocker("", ledger=True)).verdict == "ok"
+    assert "without a ledger" in checked(PostgresLocker("")).verdict
 
 
 @pytest.mark.usefixtures("among_the_programs")

@@ -548,3 +548,46 @@ def test_long_names_and_long_times_still_fit() -> None:
 )
 def test_times_are_told_as_on_a_clock(seconds: float, face: str) -> None:
     assert clock_face(seconds) == face
+
+
+# -- With a ledger -----------------------------------------------------------------------------------------------------
+
+
+def held(*runs: Run, kept: bool = True) -> tuple[Hold, ...]:
+    """The lock of each run, which the server saw for as long as it took."""
+    return tuple(Hold(each.replica, 7, each.started_at, each.stopped_at, kept=kept) for each in runs)
+
+
+def with_ledger(*runs: Run, faults: Iterable[Any] = (), kept: bool = True, seconds: float = 130.0) -> Timeline:
+    return timeline(*runs, faults=faults, ledger=True, holds=held(*runs, kept=kept), seconds=seconds)
+
+
+def test_with_a_ledger_a_kill_makes_room_for_no_second_run() -> None:
+    runs = run("r1", 10, 15), run("r2", 40, 45)
+    timeline(*runs, faults=[Kill("r1", at=20)], seconds=100).assert_once_per_interval()
+    with pytest.raises(
+        AssertionError,
+        match=r"sweep succeeded 2 times up to that on r2 .*, within 30\.000 s: more than once per interval of 60 s",
+    ):
+        with_ledger(*runs, faults=[Kill("r1", at=20)], seconds=100).assert_once_per_interval()
+
+
+def test_with_a_ledger_a_late_run_does_not_put_off_the_next_one() -> None:
+    runs = run("r1", 0, 5), run("r1", 100, 105), run("r2", 120, 125)
+    faults = [DatabaseAway(at=50, seconds=40)]
+    with_ledger(*runs, faults=faults).assert_once_per_interval()
+    with pytest.raises(AssertionError, match="succeeded 4 times"):
+        with_ledger(*runs, run("r3", 128, 129), faults=faults).assert_once_per_interval()
+
+
+def test_with_a_ledger_a_success_that_could_not_be_written_is_repeated() -> None:
+    first, second = run("r1", 10, 15), run("r2", 16, 20)
+    lost, kept = held(first, kept=False), held(second)
+    timeline(first, second, ledger=True, holds=lost + kept, seconds=60).assert_once_per_interval()
+
+
+def test_with_a_ledger_a_run_that_ends_after_the_next_time_is_followed_by_the_one_after() -> None:
+    long = run("r1", 3, 58), run("r1", 121, 125)
+    with_ledger(*long).assert_once_per_interval()
+    with pytest.raises(AssertionError, match=r"sweep did not run for 118\.000 s"):
+        with_ledger(run("r1", 3, 56), run("r1", 121, 125)).assert_once_per_interval()

@@ -18,14 +18,22 @@ ROOT = Path(__file__).parents[1] / "tickrunner_trio"
 #: Which modules make a layer. A trailing * stands for any ending.
 MODULES = {
     "abc": ["abc", "_errors"],
-    "pure": ["_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "_version", "lockers._timing"],
+    "pure": [
+        *("_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "_version", "lockers._timing"),
+        *("_cluster_health", "_dueness", "lockers._ledger_schema"),
+    ],
     "observing": ["_audit", "_surroundings", "_utc", "_telemetry*"],
-    "running": ["_alarm", "_attempt", "_watching", "_forced", "_reporting", "_service", "_supervisor", "_passes"],
+    "running": [
+        *("_alarm", "_attempt", "_watching", "_forced", "_reporting", "_service", "_supervisor", "_passes"),
+        *("_operations", "_ledgered"),
+    ],
     "lockers": [
         *("lockers", "lockers._memory", "lockers._postgres", "lockers._lock_book", "lockers._lease", "lockers._clock"),
         *("lockers._losses", "lockers._driver", "lockers._hold_ends"),
         *("lockers._statistics", "lockers._session_thread", "lockers._session", "lockers._connection"),
-        "lockers._holders",
+        *("lockers._holders", "lockers._short", "lockers._ledger", "lockers._ledger_rows", "lockers._ledger_setup"),
+        *("lockers._ledger_transaction", "lockers._ledger_watch", "lockers._ledger_lease", "lockers._ledger_session"),
+        *("lockers._ledger_statements", "lockers._pipeline"),
     ],
     "bridges": ["bridges", "_thread_work", "_asyncio_work", "_asyncio_tasks", "_foreign"],
     "contents": [""],  # the package itself
@@ -61,10 +69,10 @@ PACKAGES = {
     "edges": {"trio"},
     **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_events", "_meters", "_registry", "_spans")},
     "_cli_sdk": {"opentelemetry"},
-    "lockers._connection": {"psycopg"},
+    **{f"lockers.{module}": {"psycopg"} for module in ("_connection", "_pipeline")},
     **{f"testing.{module}": {"hypothesis"} for module in ("strategies", "_fault_plans", "_health_machine")},
-    **{f"admin.{module}": {"starlette"} for module in ("_app", "_guard")},
-    **{f"admin.{module}": {"anyio"} for module in ("_crossing", "_holders", "_stream")},
+    **{f"admin.{module}": {"starlette"} for module in ("_app", "_guard", "_operating")},
+    **{f"admin.{module}": {"anyio"} for module in ("_asked", "_crossing", "_stream", "_board")},
     "admin._serving": {"h11"},
     "_demo": {"psycopg", "rich"},
     "_demo_table": {"rich"},

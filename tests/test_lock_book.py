@@ -16,6 +16,7 @@ from itertools import count, product
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+import trio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -24,6 +25,7 @@ from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError
 from tickrunner_trio._telemetry._meters import SessionTally
 from tickrunner_trio.lockers import _lock_book
 from tickrunner_trio.lockers._lease import LeaseState, PostgresLease
+from tickrunner_trio.lockers._ledger_lease import LedgerLease
 from tickrunner_trio.lockers._lock_book import EXPIRED, MOST_LOCKS, Batch, LockBook
 from tickrunner_trio.lockers._losses import Loss
 from tickrunner_trio.lockers._timing import LeaseTiming
@@ -774,6 +776,19 @@ def test_a_hold_that_has_woken_the_thread_is_company_enough_for_whoever_comes_be
     assert desk.roused == roused + 1
 
 
+def test_to_hand_back_a_lock_whose_hold_has_ended_and_that_is_free_wakes_nobody() -> None:
+    desk = Desk()
+    [lease] = desk.have(5)
+    assert lease.let_go_after(0.0)
+    batch = desk.book.next_batch()
+    assert batch.releases == [lease]
+    assert desk.book.answered(batch, [], desk.now) == [(lease, True)]
+    assert not desk.book.next_batch(), "the thread sleeps"
+    desk.roused = 0
+    assert desk.book.give_back(lease) is False
+    assert desk.roused == 0
+
+
 def test_a_hold_that_is_longer_than_a_beat_wakes_nobody() -> None:
     desk = Desk()
     [lease] = desk.have(5)
@@ -897,6 +912,64 @@ def test_holds_that_were_put_off_or_ended_early_do_not_pile_up() -> None:
     assert len(desk.book._holds._heap) < 200
     desk.now = 50.0
     assert desk.book.next_batch().releases == [other]
+
+
+def test_a_lock_whose_result_could_not_be_written_is_kept_and_leaves_again_after_a_while() -> None:
+    desk = Desk()
+    [lease, other] = desk.have(5, 6)
+    assert desk.book.give_back(lease)
+    assert desk.book.give_back(other)
+    batch = desk.book.next_batch()
+    assert desk.book.answered(batch, [], desk.now, {lease}) == [(other, True)]
+    assert lease.state is LeaseState.LEAVING
+    assert desk.book.want(PostgresLease(desk.book, 5)) is False
+    assert not desk.book.next_batch()
+    assert desk.book.next_hold_end() == 0.2
+    desk.now = 0.1875
+    assert not desk.book.next_batch()
+    desk.now = 0.2
+    batch = desk.book.next_batch()
+    assert batch.releases == [lease]
+    assert desk.book.next_hold_end() == math.inf
+    assert desk.book.answered(batch, [], desk.now) == [(lease, True)]
+    assert not desk.book.next_batch()
+
+
+def test_results_that_cannot_be_written_are_tried_again_together_when_the_first_one_is() -> None:
+    desk = Desk()
+    leases = desk.have(5, 6)
+    for lease in leases:
+        desk.book.give_back(lease)
+        desk.book.answered(desk.book.next_batch(), [], desk.now, {lease})
+        desk.now += 0.125
+    assert desk.book.next_hold_end() == 0.2
+    assert desk.book.next_batch().releases == leases
+
+
+def test_a_result_that_cannot_be_written_is_done_with_when_its_session_is() -> None:
+    desk = Desk()
+    [lease] = desk.have(5)
+    desk.book.give_back(lease)
+    desk.book.answered(desk.book.next_batch(), [], desk.now, {lease})
+    desk.book.lose_session("gone", (DatabaseUnavailableError, "gone"), left=False, server_has_it=False)
+    assert desk.book.session_closed() == [(lease, True)]
+    desk.book.session_opened(desk.now, 6400)
+    desk.now = 1.0
+    assert not desk.book.next_batch()
+    assert desk.book.next_hold_end() == math.inf
+
+
+def test_who_is_in_a_hurry_waits_for_one_lease_at_most_counted_from_the_first_time() -> None:
+    desk = Desk()
+    lease = LedgerLease(desk.book, 5, service="sweep", interval=60.0, forced=False)
+    assert lease.write_until == math.inf
+    desk.now = 3.0
+    lease.hurry()
+    assert lease.write_until == 3.0 + TIMING.lease
+    desk.now = 9.0
+    lease.hurry()
+    assert lease.write_until == 3.0 + TIMING.lease
+    PostgresLease(desk.book, 6).hurry()  # which waits for nothing
 
 
 @pytest.mark.parametrize("instead", [math.inf, 6.0])
@@ -1032,6 +1105,26 @@ def test_a_hold_that_is_lost_is_nothing_that_could_resist() -> None:
     assert desk.book.outlived() == [worked_under]
     desk.book.give_back(worked_under)
     assert not desk.book.lost_work_runs(), "so the session need not be kept for it"
+
+
+def test_a_hold_that_is_not_to_end_by_itself_any_more_lasts_and_its_loss_is_still_nothing_that_could_resist() -> None:
+    desk = Desk()
+    [ended, lasts] = desk.have(5, 6)
+    assert ended.let_go_after(1.0)
+    assert lasts.let_go_after(2.0)
+    desk.now = 1.0
+    assert desk.book.next_batch().releases == [ended]
+    desk.book.end_no_more_holds()
+    assert desk.book.next_hold_end() == math.inf, "the thread would look again and again"
+    desk.now = 3.0
+    assert desk.book.next_batch().releases == []
+    assert not lasts.lost
+    assert lasts.let_go_after(math.inf) is False
+    lost, _ = desk.book.lose_session("left", (trio.ClosedResourceError, "closed"), left=True, server_has_it=True)
+    assert lost == [lasts]
+    assert not desk.book.lost_work_runs()
+    desk.now = TIMING.lease + 5.0
+    assert desk.book.outlived() == []
 
 
 def test_work_that_resists_is_told_of_once_from_its_time_to_stop_on() -> None:

@@ -147,6 +147,16 @@ def test_a_hold_that_is_taken_back_does_not_end() -> None:
     virtually(lambda: locker.with_advisory_lock(LOCK, fn))
 
 
+def test_no_hold_is_to_be_had_of_a_lock_that_was_let_go_of() -> None:
+    leases: list[TimedLease] = []
+
+    async def fn(lease: Lease) -> None:
+        leases.append(cast("TimedLease", lease))
+
+    virtually(lambda: MemoryLocker().with_advisory_lock(LOCK, fn))
+    assert leases[0].let_go_after(1) is False
+
+
 def test_epochs_count_up_over_all_grants_and_locks() -> None:
     epochs: list[int | None] = []
 
@@ -249,3 +259,44 @@ def test_a_thread_that_is_stopped_in_the_midst_of_a_grant_does_not_bring_an_old_
     virtually(locker.with_advisory_lock, LOCK, fn)
     virtually(locker.with_advisory_lock, LOCK, fn)
     assert grants == sorted(grants)
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_a_rival_that_finds_the_hold_over_and_a_holder_that_takes_its_end_back_do_not_both_have_the_lock(
+    looks: int,
+) -> None:
+    """The holder's thread is stopped when it has looked at the clock so often, just before the end of its hold."""
+    locker = MemoryLocker()
+    rivals: list[threading.Thread] = []
+    had: list[bool] = []
+
+    class StoppedOnce(trio.abc.Clock):
+        now, looks_left = 0.0, 0
+
+        def start_clock(self) -> None: ...
+
+        def deadline_to_sleep_time(self, deadline: float) -> float:
+            return deadline - self.now
+
+        def current_time(self) -> float:
+            now = self.now
+            self.looks_left -= 1
+            if self.looks_left == 0:
+                self.now = 1.0  # the hold ends
+                rivals.append(threading.Thread(target=lambda: had.append(trio.run(is_free, locker))))
+                rivals[0].start()
+                rivals[0].join(timeout=0.2)  # unless it waits for the holder
+            return now
+
+    async def fn(lease: Lease) -> None:
+        timed = cast("TimedLease", lease)
+        assert timed.let_go_after(0.5)
+        clock.looks_left = looks
+        still_held = timed.let_go_after(math.inf)
+        clock.looks_left = 0
+        for rival in rivals:
+            await trio.to_thread.run_sync(rival.join)
+        assert still_held + sum(had) == 1
+
+    clock = StoppedOnce()
+    trio.run(locker.with_advisory_lock, LOCK, fn, clock=clock)

@@ -18,7 +18,7 @@ from postgres_view import asked, backend, locks, never
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, PostgresLocker
 from tickrunner_trio.lockers import _session
 from tickrunner_trio.lockers._clock import boot_seconds
-from tickrunner_trio.lockers._holders import _wait as waited
+from tickrunner_trio.lockers._short import _wait as waited
 from tickrunner_trio.lockers._timing import lease_timing, server_settings
 
 if TYPE_CHECKING:

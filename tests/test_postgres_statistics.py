@@ -22,7 +22,7 @@ from psycopg.conninfo import make_conninfo
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, PostgresLocker
 from tickrunner_trio._local_postgres import local_postgres
-from tickrunner_trio.lockers import _holders
+from tickrunner_trio.lockers import _short
 from tickrunner_trio.lockers._clock import boot_seconds
 from tickrunner_trio.lockers._connection import Connection
 from tickrunner_trio.lockers._holders import LockHolder
@@ -242,7 +242,7 @@ def test_in_one_statement_the_releases_come_first(dsn: str) -> None:
     def deadline() -> float:
         return boot_seconds() + 10
 
-    session = Session(dsn, lease_timing(15), _holders._wait)
+    session = Session(dsn, lease_timing(15), _short._wait)
     try:
         assert session.exchange((), (5, 6), deadline=deadline()) == [True, True]
         with waited_for(dsn, 5):

@@ -14,9 +14,11 @@ import pytest
 import trio
 from locker_essentials import exclude_each_other, loses_its_lock_when_terminated
 from postgres_view import asked, locks, until
+from test_ledger_locker import ask, never, run
 
 from tickrunner_trio import PostgresLocker
 from tickrunner_trio._local_postgres import local_postgres, server_binaries
+from tickrunner_trio.abc import LedgerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,3 +88,15 @@ async def test_every_version_ends_the_session_of_a_frozen_client_with_its_lease(
         assert locks(server.dsn) == [9], "the session ended before its lease"
         await until(lambda: locks(server.dsn) == [])
         assert trio.current_time() - frozen_at < LEASE + 1
+
+
+async def test_a_ledger_is_kept_on_every_version(server: LocalPostgres) -> None:
+    async with PostgresLocker(server.dsn, ledger=True) as locker, PostgresLocker(server.dsn, ledger=True) as other:
+        epochs = [await run(locker), await run(other, forced=True), await run(locker, interval=9.0)]
+        assert epochs == [epochs[0], epochs[0] + 1, epochs[0] + 2]
+        assert (await ask(other, never, interval=9.0)).state is LedgerState.NOT_DUE
+        assert locker.ledger is not None
+        await locker.ledger.pause("sweep", reason="", by="")
+        assert (await ask(other, never, forced=True)).state is LedgerState.PAUSED
+        assert len(await locker.ledger.history("sweep")) == 3
+        assert locker.statistics().sessions_lost == other.statistics().sessions_lost == 0

@@ -14,9 +14,9 @@ from tickrunner_trio import Config, HealthState, MemoryLocker, Outcome, Tick, Ti
 
 NAMES = {
     *("Config", "Service", "Supervisor", "Tick", "TickReport", "Outcome", "WorkerHealth", "HealthState"),
-    "ServiceStatistics",
+    *("ServiceStatistics", "ClusterHealth", "PastRun", "PostgresLedger"),
     *("AdvisoryLocker", "Lease", "MemoryLocker", "PostgresLocker"),
-    *("LockLostError", "DatabaseUnavailableError", "LockerConfigurationError"),
+    *("LockLostError", "DatabaseUnavailableError", "LockerConfigurationError", "ServicePausedError"),
     *("component_logger", "TickContextFilter", "request_id", "lock_id_for"),
     *("handle_pass_result", "QuotaMetricsRefresher"),
     *("MSG_PASS_FAILED", "MSG_PASS_COMPLETED", "MSG_QUOTA_METRICS_REFRESH_FAILED"),

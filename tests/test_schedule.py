@@ -12,7 +12,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tickrunner_trio import Outcome
-from tickrunner_trio._schedule import Schedule, hold_until, jitter, stalled_after
+from tickrunner_trio._schedule import (
+    Schedule,
+    hold_until,
+    jitter,
+    part_of,
+    slot_when_busy,
+    slot_when_due,
+    stalled_after,
+)
 
 
 class Model:
@@ -71,7 +79,9 @@ def test_each_slot_is_taken_or_missed_as_the_model_says(
         held_from = now + works * spacing
         now = held_from + holds * spacing
         due = schedule.next_at <= held_from
+        due_then = schedule.due_after_hold(held_from, now)
         schedule.skip_held(held_from, now)
+        assert due_then == max(now, schedule.next_at), "who sleeps until then comes neither early nor late"
         model.skip_held(held_from, now)
         assert schedule.next_at == model.next_at
         assert schedule.missed == model.missed
@@ -212,3 +222,41 @@ def test_a_hold_ends_before_the_next_slot_of_a_tick_that_began_in_time(
 def test_a_service_is_stalled_after_four_intervals_and_the_timeout() -> None:
     assert stalled_after(10, None) == 40
     assert stalled_after(10, 7.5) == 47.5
+
+
+# -- With a ledger -----------------------------------------------------------------------------------------------------
+
+
+@given(
+    first=st.floats(0, 1e6),
+    interval=st.floats(0.01, 1e5),
+    moves=st.lists(st.tuples(st.floats(0, 3), st.floats(0, 3)), min_size=1, max_size=10),
+)
+def test_after_a_move_the_slots_follow_from_there_and_the_move_itself_misses_none(
+    first: float, interval: float, moves: list[tuple[float, float]]
+) -> None:
+    schedule = Schedule(first, interval)
+    for by, late in moves:
+        schedule.take(schedule.next_at)
+        missed, at = schedule.missed, schedule.next_at + by * interval
+        schedule.move_to(at)
+        assert (schedule.next_at, schedule.missed) == (at, missed)
+        taken_at = schedule.take(at + late * interval)
+        passed = schedule.missed - missed
+        assert -1e-6 < late - passed < 1 + 1e-6, "the latest slot that has passed, but for the rounding of the times"
+        assert taken_at == pytest.approx(at + passed * interval)
+
+
+@pytest.mark.parametrize(("interval", "part"), [(1.0, 0.1), (300.0, 30.0), (86400.0, 30.0)])
+def test_replicas_ask_within_a_tenth_of_the_interval_and_30_seconds_at_most(interval: float, part: float) -> None:
+    assert part_of(interval) == part
+
+
+@pytest.mark.parametrize(("due_in", "wait"), [(50.0, 50.0), (0.0, 0.0), (-1e6, 0.0)])
+def test_the_slot_is_when_it_is_due_or_now_if_it_is_overdue_and_a_random_part(due_in: float, wait: float) -> None:
+    for random in (0.0, 0.25, 1.0):
+        assert slot_when_due(1000.0, due_in, 100.0, lambda random=random: random) == 1000 + wait + 10 * random
+
+
+def test_where_somebody_else_is_at_work_it_asks_again_soon_but_not_at_once() -> None:
+    assert [slot_when_busy(1000.0, 100.0, lambda part=part: part) for part in (0.0, 0.5, 1.0)] == [1005, 1007.5, 1010]

@@ -180,3 +180,17 @@ def test_a_supervisor_that_was_cancelled_is_idle_and_may_run_again() -> None:
         assert (supervisor.state, supervisor.trio_token) == ("idle", None)
 
     virtually(main)
+
+
+def test_work_that_is_judged_while_another_thread_looks_breaks_no_snapshot() -> None:
+    class JudgedWhileSomebodyLooks:
+        says = (1.0, None)
+
+        @property
+        def work_began_at(self) -> float | None:
+            said, *self.says = self.says
+            return said
+
+    sweep = service(take_three_seconds)
+    sweep._under_way.append(JudgedWhileSomebodyLooks())  # type: ignore[arg-type]
+    assert sweep.statistics().working_since == utc_at(1.0, 0.0)

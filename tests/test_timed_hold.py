@@ -158,6 +158,23 @@ def test_a_slot_within_the_hold_is_missed_and_the_service_wakes_with_the_one_aft
     assert missed == [1]
 
 
+@pytest.mark.parametrize("ends_late_by", [0.0, 0.5, -0.5])
+def test_a_slot_that_was_overrun_before_the_hold_is_caught_up_at_its_end_and_not_at_the_slot_after_it(
+    ends_late_by: float,
+) -> None:
+    """The startup pass fails at 1, after the first slot: it is tried again as soon as the hold is over."""
+    locker = LockerOfTimedLeases(ends_late_by=ends_late_by)
+
+    async def main() -> None:
+        with trio.move_on_after(9):
+            startup = working(locker, 1.0, error=ValueError())
+            await service(working(locker, 0.0), locker, startup=startup).run()
+
+    virtually(main)
+    assert locker.asked_for[0] == (1.0, 0.25)
+    assert [at for event, at in locker.events if event == "locked"][:2] == [0.0, 1.25]
+
+
 def test_the_lock_counts_as_held_until_the_lease_has_ended_though_nobody_is_woken_for_it() -> None:
     held: list[bool] = []
 

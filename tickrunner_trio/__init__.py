@@ -10,15 +10,18 @@
 #     bridges      bridges: what turns foreign functions into work: _thread_work; _asyncio_work, on its _asyncio_tasks;
 #                  _foreign, their names. Nothing below or beside imports them
 #     lockers      lockers/: memory; postgres (the Trio face) and session thread, between them the lock book on its
-#                  hold ends; under
-#                  the thread session, then connection (the only importer of psycopg); holders, clock, driver,
-#                  statistics
+#                  hold ends; under the thread session, then connection (the importer of psycopg). With a ledger: ledger
+#                  session, on ledger statements and pipeline (which imports psycopg too), ledger lease and watch. For
+#                  one question at a time: holders; ledger, on its rows and setup, and they on transaction; short.
+#                  Clock, driver, statistics
 #     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _alarm,
-#                  _watching, _reporting, _passes
+#                  _watching, _ledgered (a service at its locker's ledger), _reporting, _operations (what a supervisor
+#                  asks of a ledger), _passes
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _surroundings (what simulations
 #                  replace); _telemetry/ (the only importer of opentelemetry: spans, and integers that exporters read)
-#     pure         _config, _outcome, _schedule, _health, _statistics, _lock_ids, _version, lockers/_timing (of the
-#                  lease): no await, no I/O, time comes in as an argument
+#     pure         _config, _outcome, _schedule, _dueness (when a ledger says a service is due), _health,
+#                  _cluster_health, _statistics, _lock_ids, _version; of lockers/ _timing (of the lease) and
+#                  _ledger_schema (its tables): no await, no I/O, time comes in as an argument
 #     abc          abc (what others implement), _errors
 #
 #     _local_postgres and its _postgres_keeper stand alone: a throw-away server for demo and tests, which imports
@@ -27,10 +30,13 @@
 from ._audit import TickContextFilter as TickContextFilter
 from ._audit import component_logger as component_logger
 from ._audit import request_id as request_id
+from ._cluster_health import ClusterHealth as ClusterHealth
+from ._cluster_health import PastRun as PastRun
 from ._config import Config as Config
 from ._errors import DatabaseUnavailableError as DatabaseUnavailableError
 from ._errors import LockerConfigurationError as LockerConfigurationError
 from ._errors import LockLostError as LockLostError
+from ._errors import ServicePausedError as ServicePausedError
 from ._health import HealthState as HealthState
 from ._health import WorkerHealth as WorkerHealth
 from ._lock_ids import lock_id_for as lock_id_for
@@ -48,4 +54,5 @@ from .abc import AdvisoryLocker as AdvisoryLocker
 from .abc import Lease as Lease
 from .abc import QuotaMetricsRefresher as QuotaMetricsRefresher
 from .lockers import MemoryLocker as MemoryLocker
+from .lockers import PostgresLedger as PostgresLedger
 from .lockers import PostgresLocker as PostgresLocker

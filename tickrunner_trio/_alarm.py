@@ -45,7 +45,7 @@ class Alarm:
         """Whether somebody sleeps."""
         return self._task is not None
 
-    @trio.lowlevel.enable_ki_protection  # a Ctrl-C between the two last lines would leave a task that does not sleep
+    @trio.lowlevel.enable_ki_protection  # a Ctrl-C between the last two lines would leave a task that does not sleep
     async def sleep_until(self, deadline: float) -> None:
         """Sleep until that time on Trio's clock, or until `wake`. Always a checkpoint."""
         if deadline <= trio.current_time():
@@ -58,6 +58,7 @@ class Alarm:
         self._task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
+    @trio.lowlevel.enable_ki_protection  # and here, a task that nobody would wake
     def wake(self) -> None:
         """Let the sleeper go on; nobody sleeps: nothing happens. In Trio's thread."""
         task, self._task = self._task, None

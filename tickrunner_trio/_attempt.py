@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import trio
 
 from ._audit import log_safely, new_request_id, request_id_set_to, set_request_id
-from ._errors import DatabaseUnavailableError, LockLostError
+from ._errors import DatabaseUnavailableError, LockLostError, ServicePausedError
 from ._outcome import Outcome, Tick, TickReport, judge
 from ._reporting import call_plain
 from ._utc import utc_at, utc_offset
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ._config import Config, Logger
+    from ._ledgered import LedgerTurn
     from ._telemetry._meters import ServiceMeter
     from ._telemetry._spans import ServiceTracer, TickSpan
     from .abc import Lease
@@ -62,6 +63,7 @@ class Attempt:
         forced: whether `Service.tick` asked for it.
         approach: a scope around `run` or `run_under`; cancelled if the attempt is dropped.
         publish: told what came of the attempt, once; it must not raise.
+        turn: at the locker's ledger; None: it has none.
     """
 
     __slots__ = (
@@ -85,6 +87,7 @@ class Attempt:
         "request_id",
         "scheduled_at",
         "started_at",
+        "turn",
         "utc_offset",
     )
 
@@ -98,6 +101,7 @@ class Attempt:
         forced: bool,
         approach: trio.CancelScope,
         publish: Callable[[Attempt, Outcome], None],
+        turn: LedgerTurn | None = None,
     ) -> None:
         self._shared = shared
         self._work = work
@@ -115,6 +119,7 @@ class Attempt:
         self.scheduled_at = scheduled_at
         self.started_at = scheduled_at  #: Seconds of Trio's clock; set when the attempt begins, and when its work does.
         self.forced = forced
+        self.turn = turn
         self.outcome: Outcome | None = None  #: None until it is judged, as are the three that follow.
         self.error: BaseException | None = None
         self.epoch: int | None = None
@@ -138,7 +143,10 @@ class Attempt:
                 had: object = None
                 error: BaseException | None = None
                 try:
-                    had = await shared.config.locker.with_advisory_lock(shared.lock_id, self._work_under)
+                    if self.turn is None:
+                        had = await shared.config.locker.with_advisory_lock(shared.lock_id, self._work_under)
+                    else:
+                        had = await self.turn.with_lock(shared.lock_id, self._work_under, self._report_if_judged)
                 except BaseException as raised:  # noqa: ASYNC103 - raised again below, after the report
                     error = raised
                 if self.outcome is None and (had is False or isinstance(error, Exception)):
@@ -266,8 +274,14 @@ class Attempt:
         self, lease: Lease, epoch: int | None, scope: trio.CancelScope | None, error: BaseException | None
     ) -> None:
         """Judge and report work that has stopped; raise of its error what ends more than the tick."""
+        try:
+            is_lost = lease.lost
+        except Exception:  # a lease may be anybody's, and must not swallow a Ctrl-C with what it raises
+            if error is not None:
+                _raise_what_ends_more(error)
+            raise
         outcome = judge(
-            lost=lease.lost,
+            lost=is_lost,
             cancelled=error is not None and _is_cancelled(),
             timed_out=scope is not None and scope.cancel_called,
             error=error,
@@ -324,6 +338,8 @@ class Attempt:
             self._judged(Outcome.LOCK_LOST, error)
         elif isinstance(error, DatabaseUnavailableError):
             self._judged(Outcome.UNAVAILABLE, error)
+        elif isinstance(error, ServicePausedError):
+            self._judged(Outcome.GATED, error)
         elif self._dropped and isinstance(error, trio.Cancelled):
             self._judged(Outcome.CANCELLED)
         elif self._dropped or _is_cancelled():
@@ -394,6 +410,9 @@ class Attempt:
                 forced=self.forced,
             )
         return self._report
+
+    def _report_if_judged(self) -> TickReport | None:
+        return None if self.outcome is None else self.report()
 
 
 def _is_cancelled() -> bool:

@@ -1,4 +1,4 @@
-"""The command line: ``tickrunner run``, ``check`` and ``demo``. Arguments in, exit status out.
+"""The command line: ``tickrunner run``, ``check``, ``demo``, and those of the ledger. Arguments in, exit status out.
 
 Each command lives in its own module, imported when it is asked for; the exit statuses are listed in `_cli_errors`.
 What a command writes goes to stdout; the one line that says why it cannot go on goes to stderr.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 from ._cli_errors import UsageError, command_error_in, first_leaf, show
+from ._cli_ledger import add_ledger_commands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +131,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="tickrunner", description="Periodic background services under locks.", allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="{run,check,demo}")
+    commands = parser.add_subparsers(required=True, metavar="{run,check,demo,status,pause,resume,trigger,ledger}")
 
     run = commands.add_parser(
         "run",
@@ -215,6 +216,8 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="kill the busiest replica half-way with SIGKILL (default: yes, if there are two or more)",
     )
+
+    add_ledger_commands(commands)
     return parser
 
 

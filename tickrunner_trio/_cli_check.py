@@ -54,7 +54,8 @@ def _errors(index: int, services: Sequence[Service]) -> Iterator[str]:
 
 
 def _warnings(service: Service) -> Iterator[str]:
-    if service.interval > LONGEST_INTERVAL_WITHOUT_LEDGER:
+    has_ledger = getattr(service.config.locker, "has_ledger", False)  # see `abc.LedgerLocker`
+    if service.interval > LONGEST_INTERVAL_WITHOUT_LEDGER and not has_ledger:
         yield "interval above one hour: without a ledger each deploy starts it anew"
     if service.config.tick_timeout is None:
         yield "no tick_timeout: work that hangs keeps its lock"

@@ -127,6 +127,12 @@ class RunningHealth:
             health = health.after(Outcome.SUCCESS, at=datetime.fromtimestamp(greatest, UTC))
         return health.after(Outcome.SUCCESS, at=datetime.fromtimestamp(latest, UTC))
 
+    def begin_with(self, last_success: datetime) -> None:
+        """Take when it last succeeded elsewhere, unless it has here."""
+        health = self.now()
+        if health.last_success is None:
+            self._noted = replace(health, last_success=last_success), -math.inf, -math.inf
+
     def tell(self, outcome: Outcome, *, at: float, error: BaseException | None) -> None:
         """Take one more tick; ``at`` in Unix time, the rest as for `WorkerHealth.after`."""
         health, _, greatest = self._noted

@@ -29,8 +29,8 @@ class Outcome(StrEnum):
     TIMED_OUT = auto()  #: The work was cancelled because it took longer than ``tick_timeout``.
     LOCK_LOST = auto()  #: The lock went away under the work, which was cancelled for it.
     LOCKER_ERROR = auto()  #: The locker raised something that waiting does not mend.
-    GATED = auto()  #: ``should_run`` said no.
-    BUSY = auto()  #: Somebody else holds the lock.
+    GATED = auto()  #: ``should_run`` said no, or somebody has paused the service in the ledger.
+    BUSY = auto()  #: Somebody else holds the lock; or the ledger says that the service is not due.
     UNAVAILABLE = auto()  #: The database cannot be asked now: the lock's, or the work's own.
     CANCELLED = auto()  #: Cancelled from outside, or dropped by a drain before the work began.
 
@@ -79,7 +79,9 @@ class TickReport:
     number: int  #: As `Tick.number`.
     request_id: str  #: As `Tick.request_id`.
     outcome: Outcome
-    error: BaseException | None  #: What was raised; `trio.TooSlowError` for TIMED_OUT, `LockLostError` for LOCK_LOST.
+    #: What was raised; `trio.TooSlowError` for TIMED_OUT, `LockLostError` for LOCK_LOST, and `ServicePausedError` for
+    #: GATED where somebody has paused the service.
+    error: BaseException | None
     scheduled_at: datetime  #: As `Tick.scheduled_at`.
     started_at: datetime  #: When the lock was had; for a tick whose work did not run, when it began. Aware, UTC.
     duration: float  #: Seconds from ``started_at`` to the judgement, on Trio's clock.

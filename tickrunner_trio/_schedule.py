@@ -10,10 +10,12 @@ each slot exactly one thing is true in the end: it was taken by a tick, or it co
     tick       [0]~~~~~~~~~            a hold (~) ends before the next slot,
     late             [0]~~~~~^~~~      unless the tick began late: that slot is missed, and nothing catches it up
 
+With a ledger the slots are moved, after each tick, to what the ledger says.
+
 Invariants:
 
 1. The slots taken are strictly increasing, and none is taken before its time.
-2. ``missed`` plus the slots taken is the number of slots up to the last one taken.
+2. ``missed`` plus the slots taken is the number of slots up to the last one taken, since the last move.
 3. However late it gets, at most one tick is due at once: never a burst.
 """
 
@@ -35,6 +37,9 @@ SUCCESS_HOLD = 0.9
 
 #: After a failure the lock is kept until a random point of this first part of the interval.
 FAILURE_HOLD = 0.25
+
+#: With a ledger a replica asks at most so many seconds after the service is due.
+LONGEST_PART = 30.0
 
 #: Slots closer than the resolution of Trio's clock are one slot; this also keeps the arithmetic finite.
 RESOLUTION = 1e-9
@@ -79,13 +84,20 @@ class Schedule:
         if self.next_at > held_from:
             self._skip_to(self._index_from(held_until))
 
-    def next_from(self, at: float) -> float:
-        """Return the time of the first slot that is neither taken nor before ``at``. It takes none."""
-        return self._first + self._index_from(at) * self._interval
+    def due_after_hold(self, held_from: float, held_until: float) -> float:
+        """Return when the next tick is due if the hold lasts until then: as after `skip_held`. It skips none."""
+        if self.next_at <= held_from:
+            return held_until  # the tick overran that slot, and only the hold keeps its catch-up tick waiting
+        return self._first + self._index_from(held_until) * self._interval
 
     def _index_from(self, at: float) -> int:
         index = self._latest(at)
         return index if self._first + index * self._interval >= at else index + 1
+
+    def move_to(self, at: float) -> None:
+        """Let the next slot be at that time, and the others follow it by the interval. None counts as missed for it."""
+        self._first = at
+        self._index = 0
 
     def _latest(self, now: float) -> int:
         """Return the index of the latest slot that is not after ``now``; at the least the next one."""
@@ -132,6 +144,28 @@ def hold_until(
             return started_at + random() * FAILURE_HOLD * interval
         case _:
             return started_at
+
+
+def part_of(interval: float) -> float:
+    """Return how far the slots of replicas with a ledger lie apart at most: the seconds in which they all ask."""
+    return min(interval / 10, LONGEST_PART)
+
+
+def slot_when_due(now: float, due_in: float, interval: float, random: Callable[[], float]) -> float:
+    """Return the next slot of a replica whose ledger says when its service is due.
+
+    That, or now if it is overdue, and a random part of `part_of` the interval.
+    """
+    return now + max(due_in, 0.0) + random() * part_of(interval)
+
+
+def slot_when_busy(now: float, interval: float, random: Callable[[], float]) -> float:
+    """Return the next slot of a replica that could not learn when its service is due: somebody else is at work.
+
+    Within `part_of` the interval, so that a crash is made up for soon; not before half of it, so that work that takes
+    long is asked for 20 times per interval at most.
+    """
+    return now + (1 + random()) / 2 * part_of(interval)
 
 
 def stalled_after(interval: float, tick_timeout: float | None) -> float:

@@ -11,9 +11,9 @@
     drain(): WAITING and HOLDING end; TICKING and FORCED are dropped if their work has not begun, else they end
     by themselves; then run() returns.
 
-Where the lease ends a hold by itself, nobody is woken for its end: HOLDING then lasts until the next slot, and only the
-lock is let go of in between. To wake each service once per interval instead of twice is worth a tenth of a processor
-with 10,000 of them.
+Where the lease ends a hold by itself, nobody is woken for its end: HOLDING then lasts until the next tick is due, and
+only the lock is let go of in between. To wake each service once per interval instead of twice is worth a tenth of a
+processor with 10,000 of them.
 
 Invariants:
 
@@ -40,10 +40,11 @@ from ._audit import component_logger, log_safely
 from ._config import Config
 from ._forced import Request
 from ._health import HealthState, RunningHealth, WorkerHealth
+from ._ledgered import LedgerTurn, ledger_of, watching
 from ._lock_ids import lock_id_for
 from ._outcome import Outcome
 from ._reporting import tell_of
-from ._schedule import Schedule, hold_until, jitter, stalled_after
+from ._schedule import Schedule, hold_until, jitter, part_of, stalled_after
 from ._statistics import ServiceStatistics
 from ._surroundings import random_of, simulated
 from ._telemetry._meters import ServiceMeter
@@ -92,6 +93,7 @@ class Service:
         self._config = config
         self._lock_id = lock_id_for(config.name) if config.lock_id is None else config.lock_id
         self._log = component_logger(config.name) if config.log is None else config.log
+        self._ledger = ledger_of(config)
         self._health = RunningHealth(WorkerHealth(config.name))
         self._meter = ServiceMeter(
             config.name, self._health, config.interval, has_gate=config.should_run is not None, provider=meter_provider
@@ -157,7 +159,8 @@ class Service:
         """
         schedule, offset = self._schedule, self._utc_offset
         ticks, missed_slots, holds_lock = self._meter.counted()
-        began_at = [each.work_began_at for each in tuple(self._under_way) if each.work_began_at is not None]
+        # Of each once: the work may be judged while another thread looks.
+        began_at = [at for each in tuple(self._under_way) if (at := each.work_began_at) is not None]
         return ServiceStatistics(
             next_slot=None if schedule is None or self._drained else utc_at(schedule.next_at, offset),
             working_since=utc_at(began_at[0], offset) if began_at else None,
@@ -200,16 +203,14 @@ class Service:
         self._begin_run()
         crashed = False
         try:
-            with self._approach:
+            with watching(self._ledger, self._config, self._is_wanted), self._approach:
                 task_status.started()
                 await trio.lowlevel.checkpoint()
                 entered_at = trio.current_time()
-                schedule = self._schedule = Schedule(
-                    entered_at + jitter(self.interval, random_of(self.name)), self.interval
-                )
+                schedule = self._schedule = Schedule(entered_at + self._first_wait(), self.interval)
                 startup = await self._run_startup(entered_at)
                 schedule = self._schedule  # a success has begun another one
-                while True:
+                while True:  # noqa: ASYNC913 - it passes the checkpoint by only where it has slept since the last one
                     if self._requests or self._drained or schedule.next_at <= trio.current_time():
                         if not self._has_slept:
                             await trio.lowlevel.checkpoint()
@@ -224,6 +225,8 @@ class Service:
                     if schedule.next_at <= now:
                         attempt = self._attempt(startup or self._config.work, self._take_slot(schedule, now))
                         await attempt.run(self._hold)
+                        if attempt.turn is not None:
+                            self._heed(attempt, attempt.turn)
                         if startup is not None and self._startup_is_done(attempt):
                             startup = None
         except Exception:
@@ -235,7 +238,8 @@ class Service:
     async def tick(self) -> TickReport:
         """Run one tick now, whatever the schedule says, and return its report.
 
-        It goes through the gate and the lock like any other tick and shifts no schedule. While `run` is active, the
+        It goes through the gate and the lock like any other tick and shifts no schedule; where the locker keeps a
+        ledger, its success counts as the interval's run, and a paused service is GATED. While `run` is active, the
         task of `run` executes it, after the tick in flight, and under the service's own hold if it has one; calls
         queue. Without `run`, it runs in the caller's task, and lets the lock go at once. On a drained service, and
         when the service is drained before the work has begun, the report says CANCELLED.
@@ -292,6 +296,8 @@ class Service:
         attempt = self._startup_pass = self._attempt(startup, entered_at)
         await attempt.run(self._hold)
         self._startup_pass = None
+        if attempt.turn is not None:
+            self._heed(attempt, attempt.turn)
         return None if self._startup_is_done(attempt) else startup
 
     def _take_slot(self, schedule: Schedule, now: float) -> float:
@@ -307,11 +313,33 @@ class Service:
             )
         return taken_at
 
+    def _first_wait(self) -> float:
+        if self._ledger is None or self._config.cadence == "replica":
+            return jitter(self.interval, random_of(self.name))
+        return random_of(self.name)() * part_of(self.interval)  # if it is not due, the answer says when it is
+
+    def _is_wanted(self) -> None:
+        """Somebody has triggered or resumed it: the next slot is now."""
+        if self._schedule is not None:
+            self._schedule.move_to(trio.current_time())
+            self._alarm.wake()
+
+    def _heed(self, attempt: Attempt, turn: LedgerTurn) -> None:
+        """Take what the ledger said: when this replica asks again, and since when there has been no success."""
+        if turn.answer is not None and turn.answer.last_success is not None:
+            self._health.begin_with(turn.answer.last_success)
+        if self._schedule is not None:
+            slot_at = turn.next_slot(_outcome_of(attempt), trio.current_time(), random_of(self.name))
+            if slot_at is not None:
+                self._schedule.move_to(slot_at)
+
     async def _hold(self, attempt: Attempt, lease: Lease) -> None:
         """Hold on to the lock after a tick of the schedule, for as long as is right; serve forced ticks meanwhile.
 
-        Where the lease ends by itself, it returns with the first slot after its end, which may be much later.
+        Where the lease ends by itself, it returns when the next tick is due, which may be much later.
         """
+        if attempt.turn is not None:
+            return  # the ledger knows when it is due, whoever asks
         schedule, outcome = self._schedule, _outcome_of(attempt)
         assert schedule is not None  # `run` is under way
         if attempt is self._startup_pass and outcome is Outcome.SUCCESS and self._config.cadence == "cluster":
@@ -336,7 +364,7 @@ class Service:
             elif timed is None:
                 await self._alarm.sleep_until(held_until)
             elif timed.let_go_after(held_until - now):
-                await self._alarm.sleep_until(schedule.next_from(held_until))
+                await self._alarm.sleep_until(schedule.due_after_hold(held_from, held_until))
                 self._has_slept = True
             else:
                 break
@@ -348,11 +376,13 @@ class Service:
 
     async def _serve(self, request: Request, lease: Lease | None = None) -> None:
         """Execute a forced tick in the task of `run`, under the lock that is held already, if there is one."""
+        self._has_slept = False
         try:
             with request.scope:
                 await (request.attempt.run() if lease is None else request.attempt.run_under(lease))
+                if request.attempt.turn is not None:
+                    self._heed(request.attempt, request.attempt.turn)
         finally:
-            self._has_slept = False
             request.answer_dropped()
 
     async def _have_served(self, request: Request) -> None:
@@ -391,6 +421,7 @@ class Service:
             forced=forced,
             approach=self._approach if approach is None else approach,
             publish=self._publish,
+            turn=None if self._ledger is None else LedgerTurn(self._ledger, self._config, forced=forced),
         )
         self._utc_offset = attempt.utc_offset
         return attempt

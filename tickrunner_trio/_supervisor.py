@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Literal
 
 import trio
 
+from . import _operations
 from ._audit import log_safely
 from ._service import Service
 
 if TYPE_CHECKING:
+    from ._cluster_health import ClusterHealth, PastRun
     from ._health import WorkerHealth
     from ._outcome import TickReport
 
@@ -98,12 +100,55 @@ class Supervisor:
         Raises:
             ValueError: there is no such service.
         """
-        try:
-            service = self._by_name[name]
-        except KeyError:
-            known = ", ".join(self._by_name) or "none"
-            raise ValueError(f"name must be that of a service, got {name!r}: use one of {known}") from None
-        return await service.tick()
+        return await self._named(name).tick()
+
+    async def cluster_health(self) -> tuple[ClusterHealth, ...]:
+        """Return the health over all replicas of each service that has a ledger, in order of registration.
+
+        Also while the supervisor does not run. A service that no replica was ever asked to run is STARTING.
+
+        Raises:
+            LockerConfigurationError: none has a ledger, or there is none in the database; the message says the remedy.
+            DatabaseUnavailableError: the database cannot tell now.
+        """
+        return await _operations.cluster_health(self._services)
+
+    async def history(self, name: str) -> tuple[PastRun, ...]:
+        """Return a service's last 100 runs over all replicas, the newest first. See `PostgresLedger.history`.
+
+        Raises:
+            ValueError: there is no such service.
+            LockerConfigurationError, DatabaseUnavailableError: as `cluster_health`.
+        """
+        return await _operations.history(self._named(name))
+
+    async def pause(self, name: str, *, reason: str, by: str) -> ClusterHealth:
+        """Let no replica begin a run of the service until it is resumed; return what the ledger knows of it then.
+
+        Its ticks are GATED meanwhile, on all replicas and over restarts; work under way ends as it will. See
+        `PostgresLedger.pause`.
+
+        Raises:
+            ValueError: there is no such service.
+            LockerConfigurationError, DatabaseUnavailableError: as `cluster_health`.
+        """
+        return await _operations.changed(self._named(name), lambda ledger: ledger.pause(name, reason=reason, by=by))
+
+    async def resume(self, name: str) -> ClusterHealth:
+        """Let the service run again, within 5 seconds if it is due; return what the ledger knows of it then.
+
+        It raises as `pause` does.
+        """
+        return await _operations.changed(self._named(name), lambda ledger: ledger.resume(name))
+
+    async def trigger(self, name: str, *, by: str = "") -> ClusterHealth:
+        """Have the next free replica run the service, due or not; return what the ledger knows of it then.
+
+        The run begins within 5 seconds if a replica is free, on whichever that is; `tick` is for this one. It counts
+        as the interval's run, and waits while the service is paused. See `PostgresLedger.trigger`. It raises as
+        `pause` does.
+        """
+        return await _operations.changed(self._named(name), lambda ledger: ledger.trigger(name, by=by))
 
     def drain(self) -> None:
         """Drain all services and cancel what still works after ``drain_timeout`` seconds; for good.
@@ -155,6 +200,13 @@ class Supervisor:
             self._scope = self._token = None
         # Out of the clause above, which would make the group its context.
         raise ending
+
+    def _named(self, name: str) -> Service:
+        try:
+            return self._by_name[name]
+        except KeyError:
+            known = ", ".join(self._by_name) or "none"
+            raise ValueError(f"name must be that of a service, got {name!r}: use one of {known}") from None
 
     def _limit_drain(self) -> None:
         if self._scope is not None:

@@ -67,8 +67,16 @@ class _CarryingBook(LockBook):
         return False
 
 
+class WithLedger(PostgresLocker):
+    """Not broken: it keeps a ledger."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, ledger=True, **options)
+
+
 LOCKERS: dict[str, type[PostgresLocker]] = {
     "honest": PostgresLocker,
+    "honest, with a ledger": WithLedger,
     "cancels too late": CancelsTooLate,
     "lets go too early": LetsGoTooEarly,
     "carries locks over": CarriesLocksOver,

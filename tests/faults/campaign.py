@@ -66,13 +66,19 @@ class Result:
 
 
 async def campaign(
-    server: LocalPostgres, faults: Sequence[str], *, rng: random.Random, until: float = 0.0, directory: Path
+    server: LocalPostgres,
+    faults: Sequence[str],
+    *,
+    rng: random.Random,
+    until: float = 0.0,
+    directory: Path,
+    locker: str = "honest",
 ) -> Result:
     """Inject each of the faults once, in random order, and again as long as it is not later than ``until``."""
     reasons = {name: KNOWN[name].why_not() for name in faults}
     skipped = tuple(f"{name}: {reason}" for name, reason in reasons.items() if reason is not None)
     possible = [name for name, reason in reasons.items() if reason is None]
-    async with open_arena(server, directory, rng) as arena:
+    async with open_arena(server, directory, rng, locker=locker) as arena:
         await arena.settled()
         await arena.steady_for(_STEADY_SECONDS)
         before = await _reports(arena)
@@ -167,7 +173,7 @@ async def _convictions(seed: str) -> list[str]:
     return acquitted
 
 
-async def _campaigns(seed: str, faults: Sequence[str], until: float) -> list[str]:
+async def _campaigns(seed: str, faults: Sequence[str], until: float, locker: str) -> list[str]:
     """Divide the faults among arenas, in all of which it goes on at once; return what was found broken."""
     small = [name for name in faults if KNOWN[name].needs_small_server]
     rest = [name for name in faults if name not in small]
@@ -180,7 +186,7 @@ async def _campaigns(seed: str, faults: Sequence[str], until: float) -> list[str
         async with _server(settings) as (server, directory):
             # That of a small server is soon over: it has but a few faults.
             ends_at = until if settings is SERVER else 0.0
-            result = await campaign(server, share, rng=rng, until=ends_at, directory=directory)
+            result = await campaign(server, share, rng=rng, until=ends_at, directory=directory, locker=locker)
         print("\n".join(["", f"arena {number}:", *result.lines()]), flush=True)
         broken.extend(result.broken)
 
@@ -203,10 +209,13 @@ async def _server(settings: dict[str, int] | None = None) -> AsyncGenerator[tupl
 async def _whole(parsed: argparse.Namespace) -> list[str]:
     seed, seconds = str(parsed.seed), 60 * parsed.minutes
     broken: list[str] = []
-    if not parsed.only:
+    is_whole = not (parsed.only or parsed.ledger)
+    if is_whole:
         broken += await _convictions(seed)
-    broken += await _campaigns(seed, [name for name in KNOWN if parsed.only in name], boot_time() + seconds)
-    if not parsed.only:
+    names = [name for name in KNOWN if parsed.only in name]
+    locker = "honest, with a ledger" if parsed.ledger else "honest"
+    broken += await _campaigns(seed, names, boot_time() + seconds, locker)
+    if is_whole:
         async with _server() as (server, _):
             stormed = await storm(server, seconds=60.0 if seconds else 15.0, rng=random.Random(seed))
         print("\n".join(["", *stormed.lines()]))
@@ -219,8 +228,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0, help="how long to inject faults; at least each once")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of a campaign to repeat")
     parser.add_argument("--only", default="", help="just the faults whose names contain this")
+    parser.add_argument(
+        "--ledger", action="store_true", help="with lockers that keep a ledger; no broken ones, no storm"
+    )
     parsed = parser.parse_args()
-    print(f"seed {parsed.seed}; again by: nox -s faults -- --minutes {parsed.minutes:g} --seed {parsed.seed}")
+    ledger = " --ledger" if parsed.ledger else ""
+    print(f"seed {parsed.seed}; again by: nox -s faults -- --minutes {parsed.minutes:g} --seed {parsed.seed}{ledger}")
     broken = trio.run(_whole, parsed)
     print("\n".join(["", *(f"BROKEN: {sentence}" for sentence in broken)]) if broken else "\nAll demands were met.")
     sys.exit(1 if broken else 0)

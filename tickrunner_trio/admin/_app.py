@@ -1,14 +1,19 @@
 """The routes of the admin application: who may ask for what, and what is answered.
 
-=================================  =========  ==========================================================================
-``GET /healthz``                   everybody  200: the process is alive, and its loop turns
-``GET /readyz``                    everybody  200, or 503 before the supervisor runs and while it drains
-``GET /``                          everybody  the page, which holds nothing and asks for the token
-``GET /api/services``              token      all services
-``GET /api/services/{name}``       token      one of them
-``POST /api/services/{name}/tick`` token      forces a tick and tells what came of it
-``GET /api/events``                token      all services, again whenever something has changed
-=================================  =========  ==========================================================================
+=====================================  =========  ======================================================================
+``GET /healthz``                       everybody  200: the process is alive, and its loop turns
+``GET /readyz``                        everybody  200, or 503 before the supervisor runs and while it drains
+``GET /``                              everybody  the page, which holds nothing and asks for the token
+``GET /api/services``                  token      all services
+``GET /api/services/{name}``           token      one of them
+``GET /api/services/{name}/history``   token      its last runs over all replicas; 409 without a ledger
+``POST /api/services/{name}/tick``     token      forces a tick here and tells what came of it
+``POST /api/services/{name}/pause``    token      lets no replica run it; 409 without a ledger
+``POST /api/services/{name}/resume``   token      lets it run again; 409 without a ledger
+``POST /api/services/{name}/trigger``  token      has the next free replica run it; 409 without a ledger
+``GET /api/cluster``                   token      all services as the ledger knows them; 409 without one
+``GET /api/events``                    token      all services, again whenever something has changed
+=====================================  =========  ======================================================================
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from .. import Outcome, Supervisor
 from ._board import Board, utc_now
 from ._crossing import NotRunningError, in_trio
 from ._guard import KnownHost, SafeHeaders, TokenNeeded, json_response, refusal
+from ._operating import Operating, client_of, named
 from ._page import PAGE, POLICY
 from ._security import checked_hosts, checked_token
 from ._stream import Streams
@@ -43,7 +49,7 @@ _log = logging.getLogger("tickrunner_trio.admin")
 
 
 def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterable[str] = ()) -> Starlette:
-    """Return an ASGI application that shows the supervisor's services and forces their ticks.
+    """Return an ASGI application that shows the supervisor's services, and by which they are operated.
 
     ``/healthz`` and ``/readyz`` answer everybody and tell nothing. ``/`` is a page without data, which asks its reader
     for the token. All else needs the header ``Authorization: Bearer <token>``: errors and holders of locks are not for
@@ -70,7 +76,8 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
     cancelled with it in the supervisor's own loop; across threads it goes on. Either way the next one is refused (409)
     until it has ended.
 
-    Error handling: logger ``tickrunner_trio.admin``. INFO: a tick was forced, with the client's address.
+    Error handling: logger ``tickrunner_trio.admin``. INFO: a tick was forced, or a pause, a resume or a trigger asked
+    for, with the client's address.
 
     ::
 
@@ -80,7 +87,8 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
     """
     if not isinstance(supervisor, Supervisor):
         raise TypeError(f"supervisor must be a Supervisor, got {supervisor!r}: use Supervisor([service, ...])")
-    routes = _Routes(supervisor)
+    board = Board(supervisor)
+    routes, operating = _Routes(board), Operating(board)
     guard = [
         Middleware(KnownHost, hosts=checked_hosts(hosts)),
         Middleware(TokenNeeded, token=checked_token(token)),
@@ -91,6 +99,11 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
             Route("/api/services", routes.services),
             Route("/api/services/{name}", routes.service),
             Route("/api/services/{name}/tick", routes.tick, methods=["POST"]),
+            Route("/api/services/{name}/history", operating.history),
+            Route("/api/services/{name}/pause", operating.pause, methods=["POST"]),
+            Route("/api/services/{name}/resume", operating.resume, methods=["POST"]),
+            Route("/api/services/{name}/trigger", operating.trigger, methods=["POST"]),
+            Route("/api/cluster", operating.cluster),
             Route("/api/events", routes.events),
         ],
         redirect_slashes=False,
@@ -110,10 +123,10 @@ def admin_app(supervisor: Supervisor, *, token: str | None = None, hosts: Iterab
 class _Routes:
     """The endpoints, and what they share."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._board = Board(supervisor)
-        self._streams = Streams(self._board)
+    def __init__(self, board: Board) -> None:
+        self._supervisor = board.supervisor
+        self._board = board
+        self._streams = Streams(board)
         self._forcing: set[str] = set()
 
     async def healthz(self, _request: Request) -> Response:
@@ -127,12 +140,12 @@ class _Routes:
         return Response(PAGE, headers={"content-security-policy": POLICY}, media_type="text/html")
 
     async def services(self, _request: Request) -> Response:
-        await self._board.locks.refresh()
+        await self._board.refresh()
         return json_response({"now": utc_now(), **self._board.view()})
 
     async def service(self, request: Request) -> Response:
-        service = self._named(request)
-        await self._board.locks.refresh()
+        service = named(self._board, request)
+        await self._board.refresh()
         return json_response({"now": utc_now(), **self._board.view_of(service)})
 
     async def events(self, request: Request) -> Response | Streams:
@@ -143,8 +156,8 @@ class _Routes:
         return self._streams
 
     async def tick(self, request: Request) -> Response:
-        service = self._named(request)
-        client = request.client.host if request.client else "an unknown address"
+        service = named(self._board, request)
+        client = client_of(request)
         if self._supervisor.state != "running":
             return refusal(503, f"the supervisor is {self._supervisor.state}: no tick begins")
         if service.name in self._forcing:  # or an impatient finger would queue up a minute's work
@@ -167,12 +180,6 @@ class _Routes:
             await self._board.locks.refresh(max_age=0.0)
             answer["holder"] = self._board.view_of(service)["holder"]
         return json_response(answer)
-
-    def _named(self, request: Request) -> Service:
-        try:
-            return self._board.services[request.path_params["name"]]
-        except KeyError:
-            raise HTTPException(404, "there is no service of this name: /api/services lists them") from None
 
 
 class _NotRunError(Exception):

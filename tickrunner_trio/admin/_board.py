@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
+from ._asked import MAX_AGE
+from ._cluster import ClusterWatch, has_ledger
 from ._holders import LockWatch
 from ._views import as_json, service_view
 
@@ -23,8 +28,15 @@ class Board:
         self.supervisor = supervisor
         self.services = {service.name: service for service in supervisor.services}
         self.locks = LockWatch(supervisor)
+        self.cluster = ClusterWatch(supervisor)
         self._made_at: float | None = None
         self._shown = b""
+
+    async def refresh(self, *, max_age: float = MAX_AGE) -> None:
+        """Ask the database again what only it knows, if that is older than ``max_age`` seconds."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(self.cluster.refresh, max_age=max_age))
+            await self.locks.refresh(max_age=max_age)
 
     def view(self) -> dict[str, Any]:
         """Return all services as they are now."""
@@ -36,7 +48,11 @@ class Board:
     def view_of(self, service: Service) -> dict[str, Any]:
         """Return one service as it is now."""
         statistics = service.statistics()
-        return service_view(service, service.health(), statistics, self.locks.of(service, statistics))
+        return {
+            **service_view(service, service.health(), statistics, self.locks.of(service, statistics)),
+            "ledger": has_ledger(service),
+            "cluster": self.cluster.of(service),
+        }
 
     def shown(self) -> bytes:
         """Return all services as JSON, as they are now or were less than `PERIOD` ago; equal if nothing has changed."""

@@ -16,7 +16,7 @@ from ._views import as_json
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: Bytes of a request's body. No request of ours needs one; some clients send "{}".
+#: Bytes of a request's body: a reason and a name, in JSON. Most requests have none; some clients send "{}".
 LONGEST_BODY = 1024
 
 #: What all answers carry. The page has a policy of its own, which is set before these.
@@ -102,7 +102,7 @@ class TokenNeeded:
             )
         length = _only("content-length", scope) or "0"
         if not length.isdecimal() or int(length) > LONGEST_BODY:
-            return refusal(413, f"the body is longer than {LONGEST_BODY} bytes: leave it out")
+            return refusal(413, f"the body is longer than {LONGEST_BODY} bytes: shorten it, or leave it out")
         return None
 
 

@@ -51,7 +51,7 @@ class Streams:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
-                tasks.start_soon(self._keep_locks_fresh)
+                tasks.start_soon(self._keep_fresh)
                 await self._send_on(send)
                 tasks.cancel_scope.cancel()
         except* OSError:
@@ -82,9 +82,9 @@ class Streams:
                 await anyio.sleep(PERIOD)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _keep_locks_fresh(self) -> None:
+    async def _keep_fresh(self) -> None:
         while True:
-            await self._board.locks.refresh()
+            await self._board.refresh()
             await anyio.sleep(PERIOD)
 
 

@@ -14,7 +14,7 @@ from .. import Outcome, WorkerHealth
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from .. import Service, ServiceStatistics, TickReport
+    from .. import ClusterHealth, PastRun, Service, ServiceStatistics, TickReport
     from ._holders import LockView
 
 #: Characters of an error that are shown: some lines of it; the rest is in the logs.
@@ -77,6 +77,44 @@ def holder_view(
         "application_name": cut(application_name),
         "client_address": client_address,
         "session_since": _time(since),
+    }
+
+
+def cluster_view(health: ClusterHealth) -> dict[str, Any]:
+    """Return what the ledger knows of a service."""
+    return {
+        "name": health.name,
+        "state": str(health.state),
+        "last_success": _time(health.last_success),
+        "last_failure": _time(health.last_failure),
+        "last_error": cut(health.last_error),
+        "consecutive_failures": health.consecutive_failures,
+        "last_outcome": None if health.last_outcome is None else str(health.last_outcome),
+        "last_ended": _time(health.last_ended),
+        "last_duration": health.last_duration,
+        "holder": None if health.holder is None else cut(health.holder),
+        "working_since": _time(health.working_since),
+        "next_due": _time(health.next_due),
+        "paused_at": _time(health.paused_at),
+        "paused_by": cut(health.paused_by),
+        "pause_reason": cut(health.pause_reason),
+        "triggered_at": _time(health.triggered_at),
+        "triggered_by": cut(health.triggered_by),
+        "epoch": health.epoch,
+        "lock_id": str(health.lock_id),
+        "interval": health.interval,
+    }
+
+
+def run_view(run: PastRun) -> dict[str, Any]:
+    """Return one run of the history."""
+    return {
+        "epoch": run.epoch,
+        "started_at": _time(run.started_at),
+        "ended_at": _time(run.ended_at),
+        "outcome": None if run.outcome is None else str(run.outcome),
+        "replica": cut(run.replica),
+        "error": cut(run.error),
     }
 
 

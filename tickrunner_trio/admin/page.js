@@ -95,15 +95,16 @@ class Row {
     this.button = element("button", { type: "button", "aria-label": `Tick now: ${name}` }, "Tick now");
     this.button.addEventListener("click", () => this.force());
     this.error = this.line("Last error", "error");
-    this.result = this.line("Forced tick", "result");
+    this.result = this.line("Asked for", "result");
     this.result.said.setAttribute("role", "status");
+    this.cluster = new Cluster(this);
     const main = element("tr", { role: "row", class: "service" },
       element("th", { role: "rowheader", scope: "row" }, ...breakable(name), this.every),
       element("td", { role: "cell", class: "state" }, this.badge),
       this.success, this.failures, this.took, this.next, this.holder,
       element("td", { role: "cell", class: "action" }, this.button));
     this.detail = element("tr", { role: "row", class: "detail" },
-      element("td", { role: "cell", colspan: "8" }, this.error.line, this.result.line));
+      element("td", { role: "cell", colspan: "8" }, this.error.line, this.cluster.element, this.result.line));
     this.body = element("tbody", { role: "rowgroup", "data-service": name }, main, this.detail);
     show(this.detail, false);
   }
@@ -129,6 +130,7 @@ class Row {
     this.updateHolder(service);
     say(this.error.said, service.last_error);
     show(this.error.line, service.last_error !== "");
+    this.cluster.update(service);
     this.tick();
     this.layOut();
   }
@@ -150,27 +152,36 @@ class Row {
     say(this.took, working_since ? `${seconds(Math.max(0, secondsSince(working_since)))} so far`
       : last_duration === null ? "\u2013" : seconds(last_duration));
     say(this.next, next_slot ? until(next_slot) : "\u2013");
+    this.cluster.tick();
   }
 
   layOut() {
-    show(this.detail, !(this.error.line.hidden && this.result.line.hidden));
+    show(this.detail, !(this.error.line.hidden && this.result.line.hidden && this.cluster.element.hidden));
   }
 
   async force() {
     if (this.button.getAttribute("aria-disabled") === "true") return;
-    this.button.setAttribute("aria-disabled", "true");
     say(this.button, "Ticking\u2026");
-    this.tell("asked for, not done yet", "");
+    this.tell("a tick, not done yet", "");
+    await this.post(this.button, "tick", {}, (report) => this.tell(`tick: ${outcome(report)}`, report.outcome));
+    say(this.button, "Tick now");
+  }
+
+  // Ask for something; one button asks once at a time. Returns whether it was done.
+  async post(button, what, said, then) {
+    if (button.getAttribute("aria-disabled") === "true") return false;
+    button.setAttribute("aria-disabled", "true");
     try {
-      const answer = await ask(`services/${this.name}/tick`, { method: "POST" });
+      const answer = await ask(`services/${this.name}/${what}`, { method: "POST", body: JSON.stringify(said) });
       const body = await answer.json();
-      if (answer.ok) this.tell(outcome(body), body.outcome);
+      if (answer.ok) then(body);
       else this.tell(body.error, "refused");
+      return answer.ok;
     } catch (error) {
-      this.tell("the server did not answer; what came of the tick is in its logs", "refused");
+      this.tell(`the server did not answer; what came of the ${what} is in its logs`, "refused");
+      return false;
     } finally {
-      this.button.setAttribute("aria-disabled", "false");
-      say(this.button, "Tick now");
+      button.setAttribute("aria-disabled", "false");
     }
   }
 
@@ -182,6 +193,102 @@ class Row {
   }
 }
 
+// What the ledger knows of the service, over all replicas, and what it lets one do: there only where there is a ledger.
+class Cluster {
+  constructor(row) {
+    this.row = row;
+    this.known = row.line("All replicas", "cluster");
+    this.paused = row.line("Paused", "paused");
+    const button = (text, act) => {
+      const made = element("button", { type: "button", class: "small", "aria-label": `${text}: ${row.name}` }, text);
+      made.addEventListener("click", act);
+      return made;
+    };
+    this.trigger = button("Trigger", () => row.post(this.trigger, "trigger", {},
+      () => row.tell("trigger: the next free replica runs it", "triggered")));
+    this.pause = button("Pause", () => this.ask(true));
+    this.resume = button("Resume", () => row.post(this.resume, "resume", {}, () => row.tell("resumed", "resumed")));
+    this.runs = button("Last runs", () => this.showRuns());
+    this.runs.setAttribute("aria-expanded", "false");
+    this.reason = element("input", { type: "text", maxlength: "200", autocomplete: "off", "aria-label": `Why pause ${row.name}?`, placeholder: "Why?" });
+    this.doPause = element("button", { type: "submit", class: "small", "aria-label": `Pause it: ${row.name}` }, "Pause it");
+    this.form = element("form", { class: "pausing" }, this.reason, this.doPause, button("Do not pause", () => this.ask(false)));
+    this.form.addEventListener("submit", (event) => { event.preventDefault(); this.sendPause(); });
+    this.list = element("ol", { class: "runs" });
+    this.element = element("div", { class: "ledger" }, this.known.line, this.paused.line,
+      element("p", { class: "operations" }, this.trigger, this.pause, this.resume, this.runs), this.form, this.list);
+    for (const node of [this.element, this.form, this.list]) show(node, false);
+  }
+
+  update({ ledger, cluster }) {
+    this.now = cluster;
+    show(this.element, ledger);
+    show(this.known.line, true);
+    const paused = Boolean(cluster && cluster.paused_at);
+    show(this.paused.line, paused);
+    show(this.resume, paused);
+    show(this.pause, !paused);
+    if (paused) this.ask(false);
+    for (const each of [this.trigger, this.pause, this.resume, this.runs]) each.disabled = !ledger;
+  }
+
+  tick() {
+    say(this.known.said, this.now ? ofAll(this.now) : "not known now");
+    if (this.now?.paused_at) say(this.paused.said, `${ago(this.now.paused_at)} by ${this.now.paused_by || "somebody"}: ${this.now.pause_reason || "no reason given"}`);
+  }
+
+  ask(isAsked) {
+    const wasShown = !this.form.hidden;
+    show(this.form, isAsked);
+    if (isAsked) this.reason.focus();
+    else if (wasShown && this.form.contains(document.activeElement)) this.pause.focus();
+  }
+
+  async sendPause() {
+    const done = await this.row.post(this.doPause, "pause", { reason: this.reason.value }, () => this.row.tell("paused on all replicas", "paused"));
+    if (!done) return;
+    this.reason.value = "";
+    show(this.form, false);
+    show(this.resume, true);
+    show(this.pause, false);
+    this.resume.focus();
+  }
+
+  async showRuns() {
+    const isOpen = this.runs.getAttribute("aria-expanded") === "true";
+    this.runs.setAttribute("aria-expanded", String(!isOpen));
+    show(this.list, !isOpen);
+    if (isOpen) return;
+    this.list.replaceChildren(element("li", {}, "asking\u2026"));
+    let lines = ["the server did not answer"];
+    try {
+      const answer = await ask(`services/${this.row.name}/history`);
+      const body = await answer.json();
+      lines = answer.ok ? body.runs.map(ofRun) : [body.error];
+    } catch (error) {
+      // said below
+    }
+    this.list.replaceChildren(...(lines.length ? lines : ["no run of it is over yet"]).map((text) => element("li", {}, text)));
+  }
+}
+
+function ofAll(known) {
+  const said = [known.state, known.last_success ? `last success ${ago(known.last_success)}` : "no success yet"];
+  if (known.consecutive_failures) said.push(`${known.consecutive_failures} failed in a row: ${known.last_error || "no text"}`);
+  if (known.working_since) said.push(`${known.holder || "somebody"} at work for ${span(Math.max(0, secondsSince(known.working_since)))}`);
+  else if (known.holder) said.push(`last run by ${known.holder}`);
+  said.push(known.next_due && secondsSince(known.next_due) < 0 ? `due ${until(known.next_due)}` : "due now");
+  if (known.triggered_at) said.push(`triggered ${ago(known.triggered_at)} by ${known.triggered_by || "somebody"}${known.working_since && Date.parse(known.working_since) >= Date.parse(known.triggered_at) ? "" : ", not begun"}`);
+  return said.join(" \u00b7 ");
+}
+
+function ofRun(run) {
+  const took = run.ended_at ? ` in ${seconds((Date.parse(run.ended_at) - Date.parse(run.started_at)) / 1000)}` : "";
+  const came = run.ended_at ? (run.outcome ?? "an outcome of a newer release").replaceAll("_", " ") : "not ended";
+  const said = [new Date(run.started_at).toLocaleString(), came + took, run.replica, `epoch ${run.epoch}`];
+  return [...said, ...(run.error ? [run.error] : [])].join(" \u00b7 ");
+}
+
 function outcome(report) {
   const at = new Date(report.scheduled_at).toLocaleTimeString();
   const error = report.error ? `: ${report.error}` : "";
@@ -191,7 +298,7 @@ function outcome(report) {
       const holder = report.holder && described(report.holder);
       return `busy, at ${at}: ` + (holder ? `${holder.name} (${holder.more}) holds the lock` : "somebody else holds the lock");
     }
-    case "gated": return `gated, at ${at}: should_run said no`;
+    case "gated": return `gated, at ${at}: ${report.error || "should_run said no"}`;
     default: return `${report.outcome.replaceAll("_", " ")} after ${seconds(report.duration)}, at ${at}${error}`;
   }
 }

@@ -96,6 +96,7 @@ class Connection:
 
     def __init__(self, conninfo: str, wait: Wait) -> None:
         self.loss = Loss.ENDED  #: Why it is of no use any more, after an error.
+        self.refused = ("", "")  #: SQLSTATE and words of the server's, after a statement that it did not do.
         self._wait = wait
         self._parting_words = ""  #: What the server said unasked when it ended the session.
         parameters = _parameters(conninfo)
@@ -134,9 +135,15 @@ class Connection:
         """Have the server prepare a statement."""
         self._complete(lambda: self._pgconn.send_prepare(name, statement), pq.ExecStatus.COMMAND_OK, deadline)
 
-    def ask(self, statement: bytes, *, deadline: float) -> list[list[str | None]]:
+    def execute(self, statement: bytes, *, deadline: float) -> None:
+        """Have the server do a statement that has no answer."""
+        self._complete(lambda: self._pgconn.send_query_params(statement, None), pq.ExecStatus.COMMAND_OK, deadline)
+
+    def ask(
+        self, statement: bytes, parameters: Sequence[bytes | None] | None = None, *, deadline: float
+    ) -> list[list[str | None]]:
         """Return the rows of the answer to a statement, as text."""
-        return self._rows(lambda: self._pgconn.send_query_params(statement, None), deadline)
+        return self._rows(lambda: self._pgconn.send_query_params(statement, parameters), deadline)
 
     def ask_row(self, statement: bytes, *, columns: int, deadline: float) -> list[str]:
         """Return the one row of the answer to a statement; an answer of another shape is a failure like any other."""
@@ -272,6 +279,8 @@ class Connection:
         message = (
             result.get_error_message() or f"the server answered {pq.ExecStatus(result.status).name} to a statement"
         )
+        said = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b""
+        self.refused = (state.decode("ascii", "replace"), self._blotted(said.decode(errors="replace")))
         if _ends_the_session(result):
             self._parting_words = self._blotted(message)
         remedy = _NOT_MENDED_STATES.get(state[:2])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import selectors
 
 from ._clock import boot_seconds
-from ._driver import driver_needed
+from ._short import short_connection
 
 _REPLY_SECONDS = 5.0
 
@@ -48,14 +47,8 @@ def read_holders(conninfo: str) -> tuple[LockHolder, ...]:
         DatabaseUnavailableError: the server cannot tell now.
         LockerConfigurationError: it will not, unless somebody changes something.
     """
-    with driver_needed():
-        from ._connection import Connection  # noqa: PLC0415  # loads psycopg
-
-    connection = Connection(conninfo, _wait)
-    try:
+    with short_connection(conninfo) as connection:
         rows = connection.ask(_HOLDERS, deadline=boot_seconds() + _REPLY_SECONDS)
-    finally:
-        connection.close()
     return tuple(
         LockHolder(
             lock_id=int(lock_id or 0),
@@ -66,9 +59,3 @@ def read_holders(conninfo: str) -> tuple[LockHolder, ...]:
         )
         for lock_id, pid, name, address, since in rows
     )
-
-
-def _wait(fd: int, events: int, deadline: float) -> bool:
-    with selectors.DefaultSelector() as selector:
-        selector.register(fd, events)
-        return bool(selector.select(max(0.0, deadline - boot_seconds())))

@@ -79,6 +79,9 @@ class PostgresLease:
             with contextlib.suppress(Exception):
                 self._tell_overstay()
 
+    def hurry(self) -> None:
+        """Whoever waits for the release is cancelled. A release waits for nothing but its own answer."""
+
     def answer(self, answer: bool | Exception) -> None:  # noqa: FBT001  # what the server said
         """Let whoever waits go on; in Trio's thread. Nobody waits any more: nothing happens."""
         task, self.waiting_task = self.waiting_task, None

@@ -25,7 +25,8 @@ Invariants:
 4. After `lose_session` nothing that was asked of that session is asked of the next one.
 5. Everybody who waits is answered exactly once: by the server's answer, by the refusal, or by the end of the session.
 6. A hold ends at its time by `next_batch`, in the thread; a lock whose work runs has no such time.
-7. The session never holds more locks than it may. What is wanted beyond that is asked for as soon as there is room, and
+7. A lock whose result could not be written is asked to be let go of again, after a while, until it is.
+8. The session never holds more locks than it may. What is wanted beyond that is asked for as soon as there is room, and
    refused when all room is taken by locks that are held.
 """
 
@@ -45,9 +46,10 @@ from ._losses import Loss
 from ._statistics import LockerStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from ._lease import PostgresLease
+    from ._ledger_lease import LedgerLease
     from ._timing import LeaseTiming
 
     class Rouse(Protocol):
@@ -68,6 +70,9 @@ _FULL = (
 # For 100 tasks, waiting for each other before the thread is woken gave half as many pairs again; a task that is alone
 # would wait for nothing.
 _COMPANY = 8
+
+#: Seconds until a result that could not be written is tried again: somebody has its row locked.
+_UNWRITTEN_SECONDS = 0.2
 
 EXPIRED = "PostgreSQL has answered nothing for too long: the lease on its locks is over"
 
@@ -125,6 +130,8 @@ class LockBook:
         self._in_use: dict[int, PostgresLease] = {}
         self._wanted: list[PostgresLease] = []
         self._leaving: list[PostgresLease] = []
+        self._unwritten: list[PostgresLease] = []  # they leave again
+        self._write_at = math.inf  # then
         self._holds = HoldEnds()  # of the locks without work
         self._looks_at = math.inf  # when the thread, which sleeps, looks at the holds by itself, at the latest
         self._holds_end = True  # by themselves
@@ -174,6 +181,8 @@ class LockBook:
     def give_back(self, lease: PostgresLease) -> bool:
         """The work has stopped: let go of its lock. True: an answer follows when it is free. False: it is."""
         with self._mutex:
+            if lease.state is LeaseState.FREE:  # its hold has ended by itself, and the server let it go since then
+                return False
             if lease.state is LeaseState.HELD:
                 self._leave(lease)
             elif lease.state is LeaseState.LOST:
@@ -185,6 +194,11 @@ class LockBook:
         if rouses:
             self._rouse(at_once=self._is_alone)
         return follows
+
+    def hurry(self, lease: LedgerLease) -> None:
+        """Try for one lease at most to write its result."""
+        with self._mutex:
+            lease.write_until = min(lease.write_until, self._clock() + self._timing.lease)
 
     def let_go_after(self, lease: PostgresLease, seconds: float) -> bool:
         """See `PostgresLease.let_go_after`."""
@@ -205,7 +219,6 @@ class LockBook:
         """From now on no hold ends by itself: all that is held is about to be lost, and whoever holds is told so."""
         with self._mutex:
             self._holds_end = False
-            self._holds.clear()
 
     # For whoever looks.
 
@@ -269,9 +282,13 @@ class LockBook:
     def next_batch(self) -> Batch:
         """Return what is to be asked now; with nothing in it, the thread may sleep until `next_hold_end`."""
         with self._mutex:
-            for lease in self._holds.take_due(self._clock()):
+            now = self._clock()
+            for lease in self._holds.take_due(now) if self._holds_end else ():
                 lease.own_end = True
                 self._leave(lease)
+            if now >= self._write_at:
+                self._leaving += self._unwritten
+                self._unwritten, self._write_at = [], math.inf
             batch = Batch(self._leaving, [])
             self._leaving = []
             # Nothing is asked now, so what is in use is held, about to leave, or wanted.
@@ -295,9 +312,9 @@ class LockBook:
             return batch
 
     def next_hold_end(self) -> float:
-        """Return when the next hold ends, or earlier; the thread will look then."""
+        """Return when the next hold ends, or a result is to be tried again, or earlier; the thread will look then."""
         with self._mutex:
-            self._looks_at = self._holds.next_at()
+            self._looks_at = min(self._holds.next_at() if self._holds_end else math.inf, self._write_at)
             return self._looks_at
 
     def reply_deadline(self, sent_at: float) -> float:
@@ -305,8 +322,13 @@ class LockBook:
         with self._mutex:
             return min(sent_at + self._timing.reply, self._expires_at)
 
-    def answered(self, batch: Batch, granted: list[bool], sent_at: float) -> list[Answer] | None:
-        """Take the server's answer to a batch and to its acquires; return who is told what. None: it came too late."""
+    def answered(
+        self, batch: Batch, granted: list[bool], sent_at: float, unwritten: Collection[PostgresLease] = ()
+    ) -> list[Answer] | None:
+        """Take the server's answer to a batch and to its acquires; return who is told what. None: it came too late.
+
+        Of the releases, those are not done whose results could not be written.
+        """
         with self._mutex:
             if self._has_expired():
                 return None
@@ -317,9 +339,13 @@ class LockBook:
                 self._batches += 1
                 self._largest = max(self._largest, len(batch))
             answers: list[Answer] = []
+            if unwritten:
+                self._unwritten += unwritten
+                self._write_at = min(self._write_at, self._clock() + _UNWRITTEN_SECONDS)
             for lease in batch.releases:
-                self._free(lease)
-                answers.append((lease, True))
+                if lease not in unwritten:
+                    self._free(lease)
+                    answers.append((lease, True))
             for lease, had in zip(batch.acquires, granted, strict=True):
                 if not had:
                     self._free(lease)
@@ -376,6 +402,7 @@ class LockBook:
             for lease in closed:
                 self._free(lease)
             self._leaving = []
+            self._unwritten, self._write_at = [], math.inf
             return [(lease, True) for lease in closed]
 
     def lost_work_runs(self) -> bool:

@@ -26,28 +26,29 @@ if TYPE_CHECKING:
 
 
 class _MemoryLease:
-    __slots__ = ("_clock", "_held_until", "_is_over", "epoch", "lock_id")
+    __slots__ = ("_clock", "_held", "_held_until", "_mutex", "epoch", "lock_id")
 
-    def __init__(self, lock_id: int, clock: trio.abc.Clock) -> None:
+    def __init__(self, lock_id: int, held: dict[int, _MemoryLease], mutex: threading.Lock) -> None:
         self.lock_id = lock_id
         self.epoch = 0  # until the lock is had
-        self._clock = clock  # that of its own Trio run: whoever looks may belong to another
-        self._held_until = math.inf
-        self._is_over = False
+        self._held = held
+        self._mutex = mutex
+        self._clock = trio.lowlevel.current_clock()  # that of its own Trio run: whoever looks may belong to another
+        self._held_until = math.inf  # once it has passed it never moves
 
     @property
     def lost(self) -> bool:
         """Whether its hold has ended. Memory does not go away under a process that lives."""
-        if self._held_until <= self._clock.current_time():
-            self._is_over = True
-        return self._is_over
+        return self._held_until <= self._clock.current_time()
 
     def let_go_after(self, seconds: float) -> bool:
         """Let the lock go in so many seconds. See `abc.TimedLease`."""
-        if self.lost:
-            return False
-        self._held_until = self._clock.current_time() + seconds
-        return True
+        with self._mutex:  # or a rival could find the hold over, and have the lock, while its holder takes the end back
+            now = self._clock.current_time()
+            if self._held_until <= now or self._held.get(self.lock_id) is not self:
+                return False
+            self._held_until = now + seconds
+            return True
 
 
 class MemoryLocker:
@@ -75,7 +76,7 @@ class MemoryLocker:
         """
         checked_lock_id(lock_id)
         await trio.lowlevel.checkpoint_if_cancelled()
-        lease = _MemoryLease(lock_id, trio.lowlevel.current_clock())
+        lease = _MemoryLease(lock_id, self._held, self._mutex)
         if not self._take(lease):
             await trio.lowlevel.cancel_shielded_checkpoint()
             return False

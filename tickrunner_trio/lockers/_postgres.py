@@ -7,7 +7,8 @@ nothing here knows of SQL.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import trio
 
@@ -15,20 +16,28 @@ from .._audit import log_safely
 from .._errors import DatabaseUnavailableError, LockerConfigurationError, LockLostError
 from .._lock_ids import checked_lock_id
 from .._telemetry._meters import LockerMeter, SessionTally
+from ..abc import LedgerState
 from ._clock import boot_seconds
 from ._lease import PostgresLease
+from ._ledger import PostgresLedger
+from ._ledger_lease import LedgerLease, check_asked
+from ._ledger_schema import DEFAULT_SCHEMA, checked_schema
+from ._ledger_watch import LedgerWatch
 from ._losses import CLOSED as _CLOSED
 from ._losses import Loss
+from ._short import checked_conninfo
 from ._timing import lease_timing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Self
 
     from opentelemetry.metrics import MeterProvider
 
-    from ..abc import Lease
+    from .. import abc
+    from ..abc import Lease, LedgerAnswer
     from ._holders import LockHolder
     from ._lock_book import LockBook
     from ._session_thread import SessionThread
@@ -36,6 +45,8 @@ if TYPE_CHECKING:
     from ._timing import LeaseTiming
 
 _log = logging.getLogger("tickrunner_trio.lockers.postgres")
+
+_L = TypeVar("_L", bound=PostgresLease)
 
 _STOPPING_THREAD_SECONDS = 5.0
 _STUCK = "the thread of this PostgresLocker has been held up for longer than the lease, by a log handler for example"
@@ -56,8 +67,13 @@ class PostgresLocker:
     So, within one primary, a holder whose process runs and whose work stops within a third of the lease has stopped
     before a rival starts. When the server itself drops the session (terminated, crashed), the work is cancelled at
     once, and the overlap is at most the notice (milliseconds) plus the time the work takes to stop. A frozen process,
-    two primaries, or work that resists cancellation are not covered: there only a fencing token protects, and this
-    locker gives none (``epoch`` is None). Work that outlives its lease is logged as CRITICAL and counted.
+    two primaries, or work that resists cancellation are not covered: there only a fencing token protects, which this
+    locker gives with a ledger only (else ``epoch`` is None). Work that outlives its lease is logged as CRITICAL and
+    counted.
+
+    With a ledger it keeps one row per service in the database of the locks, and is a `tickrunner_trio.abc.LedgerLocker`
+    too: the service runs once per interval across deploys and crashes, each run has an epoch, which is on the server's
+    disk before the work begins, and operators can pause and trigger it. Locks by `with_advisory_lock` have no row.
 
     A statement without a reply in time, a failed one, or an unlock that the server knows nothing of ends the session as
     well: its work is cancelled, and its socket closed once that work has stopped, or once the server has ended the
@@ -79,6 +95,9 @@ class PostgresLocker:
             session mode.
         lease: seconds from 2 to 3,600. A shorter one frees the locks of a vanished process sooner; a longer one lets
             the work outlast longer hiccups of the server or the network.
+        ledger: True: keep the ledger in the schema ``tickrunner``; a str: in the schema of that name; False: none. Its
+            tables are made when the locker is entered, if they are not there and the role may make them. See
+            `PostgresLedger`. It needs a libpq of version 14 or newer.
         meter_provider: of OpenTelemetry, for what it counts of its sessions; None: the global one, also if that is set
             later.
 
@@ -104,15 +123,22 @@ class PostgresLocker:
     further attempts to connect, and notices of the server. No record, error or repr holds a password.
     """
 
-    def __init__(self, conninfo: str, *, lease: float = 15.0, meter_provider: MeterProvider | None = None) -> None:
-        if not isinstance(conninfo, str):
-            raise TypeError(
-                f"conninfo must be a str, got a {type(conninfo).__name__}: write it as 'postgresql://user@host/database'"
-            )
-        if "\0" in conninfo:
-            raise ValueError("conninfo must not contain a NUL character, at which libpq would end it: remove it")
-        self._conninfo = conninfo
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        lease: float = 15.0,
+        ledger: bool | str = False,
+        meter_provider: MeterProvider | None = None,
+    ) -> None:
+        self._conninfo = checked_conninfo(conninfo)
         self._timing = lease_timing(lease)
+        self._ledger: PostgresLedger | None = None
+        self._watch_of_ledger: LedgerWatch | None = None
+        if ledger is not False:
+            schema = DEFAULT_SCHEMA if ledger is True else checked_schema(ledger)
+            self._ledger = PostgresLedger(conninfo, schema)
+            self._watch_of_ledger = LedgerWatch(schema, self._timing)
         self._tally = SessionTally(Loss)
         self._meter = LockerMeter(self._tally, meter_provider)
         self._thread: SessionThread | None = None
@@ -129,6 +155,11 @@ class PostgresLocker:
         """What follows from ``lease``: how often it beats, when it cancels, how long work has to stop; in seconds."""
         return self._timing
 
+    @property
+    def ledger(self) -> PostgresLedger | None:
+        """The ledger that it keeps, to be looked at and operated; None without one."""
+        return self._ledger
+
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         """Start the thread and wait for its first attempt to connect, at most ``lease`` seconds.
@@ -136,8 +167,9 @@ class PostgresLocker:
         Raises:
             LockerConfigurationError: the first attempt failed for a reason that waiting will not mend: psycopg or libpq
                 is missing, the server is older than PostgreSQL 14 or does not take a setting, there is a pooler that
-                shares sessions, a parameter of ``conninfo`` is wrong, or the server does not know the user, the
-                password or the database. If it turns out later, locks raise it.
+                shares sessions, a parameter of ``conninfo`` is wrong, the server does not know the user, the password
+                or the database, or there is no ledger and the role may not make it. If it turns out later, locks raise
+                it.
             RuntimeError: entered for the second time.
         """
         if self._thread is not None:
@@ -152,6 +184,7 @@ class PostgresLocker:
             in_trio=self._token.run_sync_soon,
             attempted=self._attempted.set,
             ended=self._ended.set,
+            ledger=self._watch_of_ledger,
         )
         thread.start()  # a Ctrl-C comes before or after: this method is protected
         try:
@@ -200,7 +233,51 @@ class PostgresLocker:
         checked_lock_id(lock_id)
         await trio.lowlevel.checkpoint_if_cancelled()
         book = self._opened_thread().book
-        lease = PostgresLease(book, lock_id)
+        return await self._run_with(book, PostgresLease(book, lock_id), fn)
+
+    async def with_due_lock(
+        self,
+        lock_id: int,
+        fn: Callable[[abc.LedgerLease], Awaitable[None]],
+        *,
+        service: str,
+        interval: float,
+        forced: bool,
+    ) -> LedgerAnswer:
+        """Try the lock once; if it was had, and the service is due, run ``fn`` under it. See `abc.LedgerLocker`.
+
+        It raises as `with_advisory_lock` does, and is cancelled as that is. The lock is kept until the result is
+        written. Where somebody else has the row locked, in a transaction that was left open, that may take as long as
+        that; once the caller is cancelled, one lease at most, and then the run goes unrecorded, so that it is repeated.
+
+        Raises:
+            TypeError: as there; or ``service`` is no str, or ``interval`` no number.
+            ValueError: as there; or ``interval`` is not above 0, or not finite. One below a millisecond counts as one.
+            RuntimeError: as there; or this locker keeps no ledger.
+        """
+        checked_lock_id(lock_id)
+        check_asked(service, interval)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._watch_of_ledger is None:
+            raise RuntimeError("this PostgresLocker keeps no ledger: make it with ledger=True")
+        book = self._opened_thread().book
+        lease = LedgerLease(book, lock_id, service=service, interval=interval, forced=forced)
+        had = await self._run_with(book, lease, fn)
+        answer = lease.answer_of_ledger(had=had)
+        if answer.state is LedgerState.PAUSED:
+            self._watch_of_ledger.found_paused(service)
+        return answer
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether it keeps a ledger. See `abc.LedgerLocker`."""
+        return self._ledger is not None
+
+    def watching(self, service: str, wake: Callable[[], object]) -> AbstractContextManager[None]:
+        """For the time of the block, have it told of what is done to a service. See `abc.LedgerLocker`."""
+        return nullcontext() if self._watch_of_ledger is None else self._watch_of_ledger.watching(service, wake)
+
+    async def _run_with(self, book: LockBook, lease: _L, fn: Callable[[_L], Awaitable[None]]) -> bool:
         try:
             self._callers.add(lease)
             if not await _acquired(book, lease):
@@ -339,7 +416,7 @@ async def _acquired(book: LockBook, lease: PostgresLease) -> bool:
     return had
 
 
-async def _run_under(lease: PostgresLease, fn: Callable[[Lease], Awaitable[None]]) -> None:
+async def _run_under(lease: _L, fn: Callable[[_L], Awaitable[None]]) -> None:
     try:
         # A nursery would wrap what fn raises in a group.
         with lease.scope:
@@ -361,9 +438,14 @@ async def _released(book: LockBook, lease: PostgresLease) -> None:
     """Hand the lock back at once, and wait until it is free, or as good as free because its session is closed."""
     if not book.give_back(lease):
         return
+
+    def hurry(_raise_cancel: object) -> trio.lowlevel.Abort:
+        lease.hurry()
+        return trio.lowlevel.Abort.FAILED
+
     lease.waiting_task = trio.lowlevel.current_task()
     try:
         # No cancellation ends this: the thread answers by a deadline of its own, and if it is stuck, the watchdog does.
-        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        await trio.lowlevel.wait_task_rescheduled(hurry)
     except DatabaseUnavailableError:
         log_safely(_log, logging.WARNING, "nobody confirmed the release of the lock %d in time", lease.lock_id)

@@ -47,16 +47,16 @@ _FACTS = (
     b" pg_catalog.current_setting('max_locks_per_transaction'), pg_catalog.current_setting('max_connections')"
 )
 _MARK = "tickrunner_trio.session"  # a setting of ours: any role may make those that have a dot in their names
-_IS_OURS = f"pg_catalog.current_setting('{_MARK}', true) OPERATOR(pg_catalog.=) '%s'"
+IS_OURS = f"pg_catalog.current_setting('{_MARK}', true) OPERATOR(pg_catalog.=) '%s'"
 # Releases first: the columns are evaluated from left to right. Nothing is done under another mark.
 _EXCHANGE = (
-    f"SELECT CASE WHEN {_IS_OURS} THEN 'ours' ELSE 'shared' END,"
-    f" CASE WHEN {_IS_OURS} THEN"
+    f"SELECT CASE WHEN {IS_OURS} THEN 'ours' ELSE 'shared' END,"
+    f" CASE WHEN {IS_OURS} THEN"
     " ARRAY(SELECT pg_catalog.pg_advisory_unlock(pg_catalog.unnest($1::pg_catalog.int8[]))) ELSE '{}' END,"
-    f" CASE WHEN {_IS_OURS} THEN"
+    f" CASE WHEN {IS_OURS} THEN"
     " ARRAY(SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.unnest($2::pg_catalog.int8[]))) ELSE '{}' END"
 )
-_SHARED = (
+SHARED = (
     "conninfo leads to a pooler that shares the server's sessions among its clients (pool_mode transaction or "
     "statement), and with them their locks: connect to PostgreSQL directly, or to a pool in session mode"
 )
@@ -82,7 +82,7 @@ class Session:
 
     def __init__(self, conninfo: str, timing: LeaseTiming, wait: Wait) -> None:
         self._timing = timing
-        self._connection = connection = Connection(conninfo, wait)
+        self._connection = connection = self._connected(conninfo, wait)
         try:
             version = connection.server_version
             self.description = f"PostgreSQL {version // 10000}.{version % 10000}, backend {connection.backend_pid}"
@@ -94,7 +94,7 @@ class Session:
             self._mark_as_ours(mark)
             self._make_settings()
             self.lock_table = self._checked_facts()
-            connection.prepare(_NAME, _EXCHANGE.replace("%s", mark).encode(), deadline=self._deadline())
+            self._prepare(mark)
         except BaseException:
             self.close()
             raise
@@ -123,7 +123,7 @@ class Session:
         whose, released, acquired = self._connection.ask_prepared(_NAME, arrays, columns=3, deadline=deadline)
         if whose != "ours":
             self._connection.loss = Loss.MISMATCH
-            raise LockerConfigurationError(_SHARED)
+            raise LockerConfigurationError(SHARED)
         if released != _all_true(len(release)):
             self._connection.loss = Loss.MISMATCH
             raise DatabaseUnavailableError(
@@ -149,6 +149,12 @@ class Session:
     def close(self) -> None:
         """Close the socket. The server lets the locks go as soon as it notices. Idempotent, does not block."""
         self._connection.close()
+
+    def _connected(self, conninfo: str, wait: Wait) -> Connection:
+        return Connection(conninfo, wait)
+
+    def _prepare(self, mark: str) -> None:
+        self._connection.prepare(_NAME, _EXCHANGE.replace("%s", mark).encode(), deadline=self._deadline())
 
     def _deadline(self) -> float:
         return boot_seconds() + self._timing.reply
@@ -181,7 +187,7 @@ class Session:
         finally:
             other.close()
         if len(ours) > 1 or len(theirs) > 1 or ours & theirs:
-            raise LockerConfigurationError(_SHARED)
+            raise LockerConfigurationError(SHARED)
 
     def _mark_as_ours(self, mark: str) -> None:
         """Set the mark, unless there is one: of another client that shares the session, which would lose it."""
@@ -189,7 +195,7 @@ class Session:
         statement = f"SELECT coalesce(nullif(pg_catalog.current_setting('{_MARK}', true), ''), {mine})"
         [found] = self._connection.ask_row(statement.encode(), columns=1, deadline=self._deadline())
         if found != mark:
-            raise LockerConfigurationError(_SHARED)
+            raise LockerConfigurationError(SHARED)
 
     def _make_settings(self) -> None:
         """Make all settings by one statement, and read them back by another, since some poolers drop them silently."""

@@ -29,6 +29,7 @@ Invariants, beside those of the book:
 3. A lock that is to be let go of is let go of by the server, or its session is closed.
 4. Nobody waits for ever: also when the thread dies of a bug, all who wait are answered.
 5. The thread ends only on `stop` or a bug. Nothing that a server does or a connection string says ends it.
+6. With a ledger, the rows of watched services are looked at within four seconds, along with whatever else is asked.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import random
 import selectors
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -52,11 +54,13 @@ from ._lock_book import EXPIRED, LockBook
 from ._losses import CLOSED, Loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from .._telemetry._meters import SessionTally
     from ._lease import PostgresLease
-    from ._lock_book import Answer, Refusal
+    from ._ledger_session import Done, LedgerSession
+    from ._ledger_watch import LedgerWatch
+    from ._lock_book import Answer, Batch, Refusal
     from ._session import Session
     from ._timing import LeaseTiming
 
@@ -81,6 +85,7 @@ class SessionThread:
         in_trio: `trio.lowlevel.TrioToken.run_sync_soon`.
         attempted: called in Trio when the first attempt to connect has succeeded or failed, and perhaps again.
         ended: called in Trio as the last thing that the thread does.
+        ledger: what the locker knows of its ledger; None: it has none.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class SessionThread:
         in_trio: Callable[..., None],
         attempted: Callable[[], None],
         ended: Callable[[], None],
+        ledger: LedgerWatch | None = None,
     ) -> None:
         self.book = LockBook(timing, boot_seconds, self._rouse, tally)  #: What callers write into.
         self.seen_at = boot_seconds()  #: When the thread last gave a sign of life.
@@ -100,6 +106,7 @@ class SessionThread:
         self._in_trio = in_trio
         self._attempted = attempted
         self._ended = ended
+        self._ledger = ledger
         self._thread = threading.Thread(target=self._run, name="tickrunner_trio.lockers.postgres", daemon=True)
         self._stopping = False
         self._session: Session | None = None
@@ -177,7 +184,11 @@ class SessionThread:
     def _open(self) -> Session:
         with driver_needed():
             from ._session import Session  # noqa: PLC0415  # loads psycopg
-        session = Session(self._conninfo, self._timing, self._wait)
+        session: Session
+        if self._ledger is None:
+            session = Session(self._conninfo, self._timing, self._wait)
+        else:
+            session = self._ledger.session(self._conninfo, self._wait)
         try:
             sent_at = self._opened_at = boot_seconds()
             session.exchange((), (), deadline=sent_at + self._timing.reply)
@@ -198,22 +209,32 @@ class SessionThread:
             if batch.refused:
                 self._tell(functools.partial(_answer_all, batch.refused))
             now = boot_seconds()
-            if not batch and now < (beat_at := sent_at + self._timing.beat):
-                until = min(beat_at, self.book.next_hold_end())
+            watched = None if self._ledger is None else self._ledger.watched(now)
+            if not batch and not watched and now < (beat_at := sent_at + self._timing.beat):
+                look_at = math.inf if self._ledger is None else self._ledger.look_at()
+                until = min(beat_at, self.book.next_hold_end(), look_at)
                 if self._sleep(session.fd, selectors.EVENT_READ, max(0.0, until - now)):
                     session.read_unasked()
                 continue
             sent_at = now
-            granted = session.exchange(
-                [lease.lock_id for lease in batch.releases],
-                [lease.lock_id for lease in batch.acquires],
-                deadline=self.book.reply_deadline(sent_at),
-            )
-            answers = self.book.answered(batch, granted, sent_at)
+            granted, unwritten = self._exchange(session, batch, watched, self.book.reply_deadline(sent_at))
+            answers = self.book.answered(batch, granted, sent_at, unwritten)
             if answers is None:
                 session.give_up(EXPIRED)
             if answers:
                 self._tell(functools.partial(_answer_all, answers))
+
+    def _exchange(
+        self, session: Session, batch: Batch, watched: Sequence[str] | None, deadline: float
+    ) -> tuple[list[bool], Collection[PostgresLease]]:
+        """Say a batch to the server; return which locks were granted, and which are kept for what is not written."""
+        if self._ledger is None:
+            releases, acquires = ([lease.lock_id for lease in leases] for leases in (batch.releases, batch.acquires))
+            return session.exchange(releases, acquires, deadline=deadline), ()
+        done: Done = cast("LedgerSession", session).carry_out(batch, watched, deadline=deadline)
+        if done.seen is not None and (woken := self._ledger.woken_by(done.seen)):
+            self._tell(*woken)
+        return done.granted, done.unwritten
 
     def _part(self, reason: str, refusal: Refusal, loss: Loss) -> None:
         """Refuse what comes, lose what there is, have the work stopped, close the session, answer all who wait."""

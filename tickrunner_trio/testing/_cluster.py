@@ -47,7 +47,11 @@ class Cluster:
             falls, and the order of faults at the same moment; those of one replica keep theirs. The order in which Trio
             runs tasks that are ready at the same moment is Trio's own; it is fixed only under Hypothesis, by which
             Trio lets it be seeded.
-        epochs: whether leases have epochs, which count up over all locks; a `PostgresLocker` gives none.
+        epochs: whether leases have epochs, which count up over all locks; a `PostgresLocker` without a ledger gives
+            none.
+        ledger: whether the lockers keep a ledger, as ``PostgresLocker(..., ledger=True)`` does: services then run once
+            per interval over kills, drains and lost sessions, and their leases have its epochs. Nobody pauses or
+            triggers a service here.
         drain_timeout: seconds that work in flight is given at a `Drain`, as of `tickrunner_trio.Supervisor`.
 
     `run` and `play` raise `TypeError` if what ``services`` returns is no iterable of `Service` objects, or has one that
@@ -81,6 +85,7 @@ class Cluster:
         lease: float = 15.0,
         seed: int = 0,
         epochs: bool = False,
+        ledger: bool = False,
         drain_timeout: float = 30.0,
     ) -> None:
         if inspect.iscoroutinefunction(services) or not callable(services):
@@ -98,13 +103,19 @@ class Cluster:
         self._seed = seed
         if not isinstance(epochs, bool):
             raise TypeError(f"epochs must be True or False, got {epochs!r}: True for leases that have them")
+        if not isinstance(ledger, bool):
+            raise TypeError(f"ledger must be True or False, got {ledger!r}: True for lockers that keep one")
         Supervisor((), drain_timeout=drain_timeout)  # checks it
         self._epochs = epochs
+        self._ledger = ledger
         self._drain_timeout = drain_timeout
 
     def __repr__(self) -> str:
         faults = f", faults={list(self._faults)!r}" if self._faults else ""
-        return f"Cluster(replicas={len(self._replicas)}{faults}, lease={self._timing.lease:g}, seed={self._seed})"
+        ledger = ", ledger=True" if self._ledger else ""
+        return (
+            f"Cluster(replicas={len(self._replicas)}{faults}{ledger}, lease={self._timing.lease:g}, seed={self._seed})"
+        )
 
     def run(self, seconds: float) -> Timeline:
         """Play it in a Trio run of its own, and return what happened; hours take milliseconds.
@@ -156,6 +167,7 @@ class Cluster:
             self._timing,
             self._seed,
             epochs=self._epochs,
+            ledger=self._ledger,
             drain_timeout=self._drain_timeout,
         )
         return await play.run(seconds)

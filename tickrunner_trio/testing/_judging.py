@@ -71,11 +71,13 @@ def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[s
         runs = [run for run in runs_of(timeline, service) if not run.forced]
         demand_something(timeline, service, runs, rule)
         successes = [run for run in runs if run.outcome is Outcome.SUCCESS]
+        if timeline.ledger:
+            findings += _too_many(timeline, service, runs, tolerance)
         for first, second in pairwise(successes):
-            if _kept_hold(timeline, service, first, second):
+            if not timeline.ledger and _kept_hold(timeline, service, first, second):
                 findings += _too_often(service, first, second, tolerance)
         for before, then_at in _gaps(timeline, service, runs):
-            findings += _too_seldom(service, before, then_at, tolerance, _longest(service, runs))
+            findings += _too_seldom(timeline, service, before, then_at, tolerance=tolerance)
     conclude(timeline, rule, findings)
 
 
@@ -170,6 +172,35 @@ def _too_often(service: ServiceFacts, first: Run, second: Run, tolerance: float)
         )
 
 
+def _too_many(timeline: Timeline, service: ServiceFacts, runs: Sequence[Run], tolerance: float) -> Iterator[Finding]:
+    """With a ledger the row moves on by an interval at each success that is written: so many fit into the time.
+
+    Late ones come closer together, and a failure gives the row another phase, but neither makes room for more.
+    """
+    written = [run for run in runs if run.outcome is Outcome.SUCCESS and _was_written(timeline, service, run)]
+    for number, run in enumerate(written):
+        since = run.started_at - runs[0].started_at
+        if since < (number - tolerance) * service.interval - ROUNDING:
+            yield Finding(
+                f"{service.name} succeeded {number + 1} times up to that on {told(run)}, within {since:.3f} s: more "
+                f"than once per interval of {service.interval:g} s",
+                run.started_at,
+                run.stopped_at,
+            )
+            return
+
+
+def _was_written(timeline: Timeline, service: ServiceFacts, run: Run) -> bool:
+    """Whether its lock was given back in order, and with it the result."""
+    return any(
+        hold.kept
+        for hold in timeline.holds
+        if (hold.lock_id, hold.replica) == (service.lock_id, run.replica)
+        and hold.granted_at - ROUNDING <= run.started_at
+        and run.stopped_at <= hold.freed_at + ROUNDING
+    )
+
+
 def _gaps(timeline: Timeline, service: ServiceFacts, runs: Sequence[Run]) -> Iterator[tuple[Run | None, float]]:
     """Each run, and when the next one started, where nothing was wrong meanwhile. None: before the first one."""
     disturbed = [
@@ -202,15 +233,21 @@ def _somebody_has(timeline: Timeline, service: ServiceFacts, at: float) -> bool:
     return any(has(timeline, replica, service, at) for replica in timeline.replicas)
 
 
-def _longest(service: ServiceFacts, runs: Sequence[Run]) -> float:
+def _longest(timeline: Timeline, service: ServiceFacts) -> float:
     """How long a run may go on that does not end: as its timeout says, or else as long as others did."""
     if service.tick_timeout is not None:
         return service.tick_timeout
-    return max([service.interval, *(run.stopped_at - run.started_at for run in runs if run.outcome is not None)])
+    ended = [run for run in runs_of(timeline, service) if run.outcome is not None and not run.forced]
+    return max([service.interval, *(run.stopped_at - run.started_at for run in ended)])
 
 
 def _too_seldom(
-    service: ServiceFacts, first: Run | None, then_at: float, tolerance: float, longest_run: float
+    timeline: Timeline,
+    service: ServiceFacts,
+    first: Run | None,
+    then_at: float,
+    *,
+    tolerance: float,
 ) -> Iterator[Finding]:
     from_at = 0.0 if first is None else first.started_at
     longest = (1 + tolerance) * service.interval
@@ -219,8 +256,10 @@ def _too_seldom(
         longest += min(service.interval / 2, MAX_JITTER)
     if first is not None:
         duration = first.stopped_at - first.started_at
-        if duration > service.interval or first.lateness > _PUNCTUAL * service.interval:
-            allowed = duration if first.outcome is not None else min(duration, longest_run)
+        # With a ledger it may have begun so much later than it was due, and ended after the next time.
+        until_due = (1 - _PUNCTUAL if timeline.ledger else 1) * service.interval
+        if duration > until_due or first.lateness > _PUNCTUAL * service.interval:
+            allowed = duration if first.outcome is not None else min(duration, _longest(timeline, service))
             longest = max(longest, 2 * service.interval + allowed)
     if then_at - from_at > longest + ROUNDING:
         since = "from the beginning" if first is None else f"after its start on {told(first)}"

@@ -45,6 +45,7 @@ from ._faults import (
 from ._freezing import Freezer
 from ._lock_server import LockServer
 from ._process import Process, Record
+from ._simulated_ledger import SimulatedLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -85,6 +86,7 @@ class Play:
         *,
         epochs: bool,
         drain_timeout: float,
+        ledger: bool,
     ) -> None:
         self._services = services
         self._faults = faults
@@ -94,6 +96,7 @@ class Play:
         self._replicas = {name: _Replica(name) for name in replicas}
         self._record = Record(trio.current_time())
         self._server = LockServer(timing.lease, self._record.freed, epochs=epochs)
+        self._ledger = SimulatedLedger() if ledger else None
         self._changed = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery
 
@@ -115,6 +118,7 @@ class Play:
                 faults=self._faults,
                 lease=self._timing.lease,
                 locked=self._server.granted,
+                ledger=self._ledger is not None,
             )
         except BaseExceptionGroup as group:
             # The nursery's own wrapping comes off, and no more.
@@ -233,6 +237,7 @@ class Play:
             poke=self._changed.unpark_all,
             wall_offset=lambda: replica.wall_offset,
             drain_timeout=self._drain_timeout,
+            ledger=self._ledger,
         )
         for _ in range(replica.frozen):
             process.ice.freeze()

@@ -18,6 +18,7 @@ from .._service import Service
 from .._supervisor import Supervisor
 from ._freezing import Ice
 from ._lock_session import LockSession
+from ._simulated_ledger import SimulatedLedgerLocker
 from ._simulated_locker import SimulatedLocker
 from ._timeline import Run, ServiceFacts, Skip, Stay, Timeline
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ..lockers import LeaseTiming
     from ._faults import Fault
     from ._lock_server import Hold, LockServer
+    from ._simulated_ledger import SimulatedLedger
 
 #: When the clocks on the walls say that the simulation begins: 2000-01-01 00:00 UTC.
 BEGINNING = 946_684_800.0
@@ -67,7 +69,14 @@ class Record:
         self._stays.append(Stay(replica=replica, service=service, from_at=since(from_at), until_at=since(until_at)))
 
     def timeline(
-        self, seconds: float, *, replicas: tuple[str, ...], faults: tuple[Fault, ...], lease: float, locked: set[int]
+        self,
+        seconds: float,
+        *,
+        replicas: tuple[str, ...],
+        faults: tuple[Fault, ...],
+        lease: float,
+        locked: set[int],
+        ledger: bool,
     ) -> Timeline:
         """Return all of it, in an order that depends on nothing but what is in it."""
         ran = {run.service for run in self.runs}
@@ -76,6 +85,7 @@ class Record:
             replicas=replicas,
             services=tuple(self.services[name] for name in sorted(self.services)),
             lease=lease,
+            ledger=ledger,
             faults=faults,
             runs=tuple(sorted(self.runs, key=lambda run: (run.started_at, run.replica, run.service, run.number))),
             skips=tuple(sorted(self.skips, key=lambda skip: (skip.at, skip.replica, skip.service, skip.number))),
@@ -98,6 +108,7 @@ class Process:
         poke: called when something has changed that the director of the simulation waits for.
         wall_offset: by how many seconds the replica's clock on the wall is wrong.
         drain_timeout: of the supervisor.
+        ledger: shared with the other processes; None: there is none.
     """
 
     def __init__(
@@ -112,6 +123,7 @@ class Process:
         poke: Callable[[], object],
         wall_offset: Callable[[], float],
         drain_timeout: float,
+        ledger: SimulatedLedger | None,
     ) -> None:
         self.replica = replica
         self.ice = Ice()
@@ -131,7 +143,11 @@ class Process:
         self.session = LockSession(
             server, replica, timing, chance=random.Random(f"{seed} session"), changed=self._session_changed
         )
-        self._locker = SimulatedLocker(server, self.session, trio.current_time)
+        if ledger is None:
+            self._locker = SimulatedLocker(server, self.session, trio.current_time)
+        else:
+            chance = random.Random(f"{seed} ledger")
+            self._locker = SimulatedLedgerLocker(server, self.session, trio.current_time, ledger, chance)
 
     async def run(self) -> None:
         """Be the process, until it is drained or cancelled; what the user's function raises passes through."""

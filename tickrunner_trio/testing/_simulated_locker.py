@@ -6,7 +6,7 @@ virtual time does not pass while a loop is blocked. So holds end on Trio's clock
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -52,6 +52,9 @@ class SimulatedLease:
             self.scope.cancel()
 
 
+_L = TypeVar("_L", bound=SimulatedLease)
+
+
 class SimulatedLocker:
     """The locker of one simulated process. See the module, and `_lock_session` for what becomes of its locks.
 
@@ -75,12 +78,28 @@ class SimulatedLocker:
         """Try the lock once; if it was had, run ``fn`` under it. See `AdvisoryLocker.with_advisory_lock`."""
         checked_lock_id(lock_id)
         await trio.lowlevel.checkpoint()
-        session = self._session
+        return await self._run(SimulatedLease(self._session, lock_id, self._clock), fn, _always, _nothing)
+
+    async def _run(
+        self,
+        lease: _L,
+        fn: Callable[[_L], Awaitable[None]],
+        granted: Callable[[], bool],
+        leaving: Callable[[], object],
+    ) -> bool:
+        """Do so with a lease that has been made.
+
+        Args:
+            lease: new.
+            fn: to be run under it.
+            granted: called in the step that grants the lock; False: it is put back in the same step.
+            leaving: called in the step that lets it go, if it is not lost.
+        """
+        session, lock_id = self._session, lease.lock_id
         session.advance(self._clock())
         backend = session.backend
         if session.state is not SessionState.READY or backend is None or session.is_over:
             raise DatabaseUnavailableError(f"there is no session with PostgreSQL: {session.reason}")
-        lease = SimulatedLease(session, lock_id, self._clock)
         if not session.reserve(lease):
             return False
         try:
@@ -89,6 +108,9 @@ class SimulatedLocker:
             if grant is None:
                 return False
             lease.epoch = grant.epoch
+            if not granted():
+                self._server.unlock(backend, lock_id, self._clock())
+                return False
             lease.is_held = True
             try:
                 await _run_under(lease, session, fn)
@@ -99,7 +121,7 @@ class SimulatedLocker:
                     session.released(self._clock())
                 else:
                     with trio.CancelScope(shield=True):  # bounded by the deadlines of the session
-                        await self._release(lease, backend)
+                        await self._release(lease, backend, leaving)
         finally:
             session.stopped(lease)
         return True
@@ -117,17 +139,26 @@ class SimulatedLocker:
         if session.backend is not backend or session.state is not SessionState.READY:
             raise DatabaseUnavailableError(f"the session with PostgreSQL was lost: {session.reason}")
 
-    async def _release(self, lease: SimulatedLease, backend: Backend) -> None:
+    async def _release(self, lease: SimulatedLease, backend: Backend, leaving: Callable[[], object]) -> None:
         """Let go of a lock that is not lost, or wait until its session is closed, which frees it."""
         session = self._session
         session.ask(self._clock())
         while session.backend is backend and not (session.state is SessionState.READY and session.is_in_touch):
             await self._waiting.park()
         if session.backend is backend:
+            leaving()
             self._server.unlock(backend, lease.lock_id, self._clock())
 
 
-async def _run_under(lease: SimulatedLease, session: LockSession, fn: Callable[[Lease], Awaitable[None]]) -> None:
+def _always() -> bool:
+    return True
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _run_under(lease: _L, session: LockSession, fn: Callable[[_L], Awaitable[None]]) -> None:
     try:
         # A nursery would wrap what fn raises in a group.
         with lease.scope:

@@ -77,6 +77,7 @@ class Timeline:
     replicas: tuple[str, ...]
     services: tuple[ServiceFacts, ...]
     lease: float = 15.0
+    ledger: bool = False  #: Whether the lockers kept one.
     faults: tuple[Fault, ...] = ()  #: In order of time.
     runs: tuple[Run, ...] = ()  #: In order of their start.
     skips: tuple[Skip, ...] = ()  #: In order of time.
@@ -107,13 +108,15 @@ class Timeline:
 
         Not too often: two successes, one after the other, start at least (1 - ``tolerance``) x interval apart, if the
         session of the first one's replica did not end in between and neither that replica nor its service was drained
-        or killed.
+        or killed. With a ledger, whatever ends: the successes that could be written into it are one for each interval
+        since the first run, less ``tolerance``, and no more.
 
         Not too seldom: from one start, whatever came of it, to the next, or to the end of the timeline, it is at most
-        (1 + ``tolerance``) x interval; two intervals and its own duration after a run that outlasted its interval or
-        began later than a tenth of it, where a run that does not end counts for its ``tick_timeout`` at most, or, if
-        there is none, for an interval or the longest run that did end; and min(interval / 2, 60) seconds more after a
-        startup pass that failed, since the first slot comes by chance. Not judged are stretches in which
+        (1 + ``tolerance``) x interval; two intervals and its own duration after a run that outlasted its interval (with
+        a ledger nine tenths of it, since it may have begun a tenth later than it was due) or began later than a tenth
+        of it, where a run that does not end counts for its ``tick_timeout`` at most, or, if there is none, for an
+        interval or the longest run that did end; and min(interval / 2, 60) seconds more after a startup pass that
+        failed, since the first slot comes by chance. Not judged are stretches in which
 
         - a fault was under way, or had been until less than the lease and 10 seconds before (a `ClockOffset` is none),
         - the service was drained in some process, or no living process had it,
@@ -121,7 +124,7 @@ class Timeline:
         - each replica that had the service found its gate closed.
 
         Args:
-            tolerance: a part of the interval, from 0 to 1. Without a ledger 0.1 is what the library promises.
+            tolerance: a part of the interval, from 0 to 1. 0.1 is what the library promises.
             services: see the class. Must be named if there are some of cadence "replica", for which nothing of this
                 holds.
 

@@ -1,0 +1,323 @@
+"""``tickrunner status``, ``pause``, ``resume``, ``trigger`` and ``ledger``, on a real server."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+import socket
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ledger_view import do, emptied, ledgered_database, put, role
+
+from tickrunner_trio import ClusterHealth, HealthState, Outcome, PastRun, PostgresLedger
+from tickrunner_trio._cli import main
+from tickrunner_trio._cli_ledger import DSN_VARIABLE
+from tickrunner_trio._cli_ledger_tables import described, health_json, runs_table, services_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tickrunner_trio._local_postgres import LocalPostgres
+
+AT = datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=UTC)
+
+
+class Command:
+    """Runs the command line in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], dsn: str) -> None:
+        self._capsys = capsys
+        self._dsn = dsn
+
+    def __call__(self, *arguments: str, dsn: str | None = None) -> tuple[int, str, str]:
+        status = main([*arguments, "--dsn", self._dsn if dsn is None else dsn])
+        said = self._capsys.readouterr()
+        return status, said.out, said.err
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        got, out, err = self(*arguments, "--json")
+        assert (got, err) == (status, "")
+        assert len(out.splitlines()) == 1
+        return json.loads(out)
+
+
+@pytest.fixture
+def tickrunner(capsys: pytest.CaptureFixture[str], dsn: str) -> Command:
+    return Command(capsys, dsn)
+
+
+@pytest.fixture(scope="module")
+def shared_dsn(postgres: LocalPostgres) -> Iterator[str]:
+    with ledgered_database(postgres.dsn) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def dsn(request: pytest.FixtureRequest, shared_dsn: str) -> str:
+    """An empty database; for a test that asks for `ledger` too, one with an empty ledger, which costs less."""
+    if "ledger" in request.fixturenames:
+        return emptied(shared_dsn)
+    return str(request.getfixturevalue("tickrunner_postgres"))
+
+
+@pytest.fixture
+def ledger(dsn: str) -> PostgresLedger:
+    return PostgresLedger(dsn)
+
+
+def cells(line: str) -> list[str]:
+    """The columns of a line of a table."""
+    return re.split(" {2,}", line)
+
+
+# -- The tables --------------------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_is_made_checked_and_dropped(tickrunner: Command) -> None:
+    where = "ledger in the schema tickrunner:"
+    assert tickrunner("ledger", "check") == (1, "there is no schema 'tickrunner': run 'tickrunner ledger init'\n", "")
+    assert tickrunner("ledger", "init") == (0, f"{where} made what was missing of it\n", "")
+    assert tickrunner("ledger", "init") == (0, f"{where} nothing was missing\n", "")
+    assert tickrunner("ledger", "check") == (0, f"{where} ok\n", "")
+    assert tickrunner("ledger", "drop") == (0, f"{where} dropped\n", "")
+    assert tickrunner("ledger", "drop") == (0, f"{where} there was none\n", "")
+
+
+def test_programs_are_told_the_same(tickrunner: Command) -> None:
+    other = ("--schema", 'my "own"')
+    assert tickrunner.json("ledger", "check", *other, status=1) == {
+        "schema": 'my "own"',
+        "problems": ["there is no schema 'my \"own\"': run 'tickrunner ledger init'"],
+    }
+    assert tickrunner.json("ledger", "init", *other) == {"schema": 'my "own"', "made": True}
+    assert tickrunner.json("ledger", "init", *other) == {"schema": 'my "own"', "made": False}
+    assert tickrunner.json("ledger", "check", *other) == {"schema": 'my "own"', "problems": []}
+    assert tickrunner.json("status", *other) == {"schema": 'my "own"', "services": []}
+    assert tickrunner.json("ledger", "drop", *other) == {"schema": 'my "own"', "dropped": True}
+
+
+def test_what_is_printed_is_all_that_another_role_needs(
+    tickrunner: Command, dsn: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(DSN_VARIABLE, raising=False)
+    with role(dsn) as (name, their_dsn):
+        assert main(["ledger", "init", "--print", "--role", name]) == 0
+        script = capsys.readouterr().out
+        do(dsn, script)
+        assert tickrunner("ledger", "check", dsn=their_dsn)[0] == 0
+        status, refused, _ = tickrunner("ledger", "init", dsn=their_dsn)
+        assert (status, refused) == (0, "ledger in the schema tickrunner: nothing was missing\n")
+        status, _, refused = tickrunner("ledger", "drop", dsn=their_dsn)
+        assert status == 2
+        assert "the role may not do this to the ledger" in refused
+        assert main(["ledger", "drop", "--print"]) == 0
+        do(dsn, capsys.readouterr().out)
+        assert tickrunner("ledger", "check")[0] == 1
+
+
+def test_with_a_database_only_what_is_missing_is_printed(tickrunner: Command, dsn: str, ledger: PostgresLedger) -> None:
+    do(dsn, "ALTER TABLE tickrunner.run DROP COLUMN error")
+    grants = ledger.grants(role="app")
+    added = 'ALTER TABLE "tickrunner"."run" ADD COLUMN error text NOT NULL DEFAULT \'\''
+    assert tickrunner.json("ledger", "init", "--print", "--role", "app")["statements"] == [added, *grants]
+    do(dsn, added)
+    assert tickrunner.json("ledger", "init", "--print", "--role", "app")["statements"] == list(grants)
+
+
+def test_a_role_is_granted_what_it_needs_at_once(tickrunner: Command, dsn: str) -> None:
+    with role(dsn) as (name, their_dsn):
+        assert tickrunner("ledger", "init", "--role", name)[0] == 0
+        assert tickrunner("ledger", "check", dsn=their_dsn)[0] == 0
+
+
+# -- The services ------------------------------------------------------------------------------------------------------
+
+
+def test_the_status_is_a_table_of_all_services(tickrunner: Command, dsn: str, ledger: PostgresLedger) -> None:
+    assert tickrunner("status") == (0, "no service has run yet\n", "")
+    put(dsn, "sweep", last_ended_at="=now()", last_outcome="success", holder="web-1", last_duration=0.25)
+    put(dsn, "expire", consecutive_failures=2, last_error="OSError: full\nup to the brim")
+    status, out, err = tickrunner("status")
+    heading, expire, sweep = out.splitlines()
+    assert (status, err) == (0, "")
+    assert cells(heading) == ["service", "state", "last success", "failures", "took", "next due", "last run by"]
+    assert cells(expire) == ["expire", "failing", "never", "2", "-", "now", "-", "OSError: full up to the brim"]
+    assert cells(sweep) == ["sweep", "ok", "never", "0", "250 ms", "now", "web-1"]
+
+
+def test_the_status_of_one_service_has_its_runs(tickrunner: Command, dsn: str, ledger: PostgresLedger) -> None:
+    put(dsn, "sweep", epoch=3)
+    put(dsn, "other")
+    do(dsn, "INSERT INTO tickrunner.run VALUES ('sweep', 1, 2, %s, %s, 'failed', 'web-1', 'OSError')", AT, AT)
+    do(dsn, "INSERT INTO tickrunner.run VALUES ('sweep', 2, 3, %s, NULL, NULL, 'web-2', '')", AT + timedelta(1))
+    status, out, _ = tickrunner("status", "sweep")
+    services, _, runs = out.partition("\n\n")
+    assert status == 0
+    assert len(services.splitlines()) == 2
+    assert [cells(line) for line in runs.splitlines()[1:]] == [
+        ["2026-03-02 12:00:00.250", "-", "not ended", "3", "web-2"],
+        ["2026-03-01 12:00:00.250", "0 ms", "failed", "2", "web-1", "OSError"],
+    ]
+    told = tickrunner.json("status", "sweep")
+    assert told["service"]["epoch"] == 3
+    assert told["service"]["lock_id"] == "7"
+    assert [run["outcome"] for run in told["runs"]] == [None, "failed"]
+    assert told["runs"][1]["started_at"] == AT.isoformat()
+
+
+def test_a_service_is_paused_resumed_and_triggered(tickrunner: Command, dsn: str, ledger: PostgresLedger) -> None:
+    put(dsn, "sweep")
+    status, out, err = tickrunner("pause", "sweep", "--reason", "disk \x1b[31m", "--by", "ada")
+    assert (status, err) == (0, "")
+    assert out == r"sweep: disabled; due now; paused by ada just now: disk \x1b[31m" + "\n"
+    paused = tickrunner.json("status", "sweep")["service"]
+    assert (paused["state"], paused["paused_by"], paused["pause_reason"]) == ("disabled", "ada", r"disk \x1b[31m")
+    assert tickrunner("resume", "sweep") == (0, "sweep: starting; due now\n", "")
+    assert tickrunner("trigger", "sweep", "--by", "bob")[1] == (
+        "sweep: starting; due now; triggered by bob just now, not begun\n"
+    )
+    assert tickrunner.json("trigger", "sweep", "--by", "eve")["service"]["triggered_by"] == "eve"
+
+
+def test_who_asks_is_the_user_on_the_machine_unless_said(
+    tickrunner: Command, dsn: str, ledger: PostgresLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(dsn, "sweep")
+    monkeypatch.setattr(getpass, "getuser", lambda: "ada")
+    assert tickrunner.json("trigger", "sweep")["service"]["triggered_by"] == f"ada@{socket.gethostname()}"
+
+    def nameless() -> str:
+        raise OSError("no name of user 1000")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    asked = tickrunner.json("pause", "sweep", "--reason", "disk")["service"]
+    assert asked["paused_by"] == f"unknown@{socket.gethostname()}"
+
+
+# -- Mistakes ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_ledger_each_command_tells_the_remedy_in_one_line(tickrunner: Command) -> None:
+    for arguments in (["status"], ["pause", "sweep", "--reason", "disk"], ["resume", "sweep"], ["trigger", "sweep"]):
+        status, out, err = tickrunner(*arguments)
+        assert (status, out, len(err.splitlines())) == (2, "", 1)
+        assert err.startswith("tickrunner: there is no ledger, or an incomplete one, in the schema 'tickrunner'")
+        assert "run 'tickrunner ledger init --dsn ...'" in err
+
+
+def test_a_service_that_nobody_knows_is_told_with_those_that_are(
+    tickrunner: Command, dsn: str, ledger: PostgresLedger
+) -> None:
+    put(dsn, "sweep")
+    for arguments in (["status"], ["pause", "--reason", "disk"], ["resume"], ["trigger"]):
+        status, out, err = tickrunner(*arguments, "swep")
+        assert (status, out) == (2, "")
+        assert err == (
+            "tickrunner: name must be that of a service in the ledger 'tickrunner', got 'swep': use one of sweep\n"
+        )
+
+
+def test_a_server_that_is_away_is_no_mistake_of_the_command_line(tickrunner: Command) -> None:
+    status, out, err = tickrunner("status", dsn="host=/nowhere dbname=app password=secret")
+    assert (status, out, len(err.splitlines())) == (1, "", 1)
+    assert "secret" not in err
+
+
+def test_the_traceback_is_shown_if_asked_for(tickrunner: Command) -> None:
+    _, _, err = tickrunner("status", "--traceback")
+    assert err.startswith("Traceback (most recent call last):")
+
+
+def test_a_database_must_be_named_and_may_be_in_the_environment(
+    dsn: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ledger: PostgresLedger
+) -> None:
+    monkeypatch.delenv(DSN_VARIABLE, raising=False)
+    assert main(["status"]) == 2
+    assert f"give --dsn 'host=... dbname=...', or set {DSN_VARIABLE}" in capsys.readouterr().err
+    monkeypatch.setenv(DSN_VARIABLE, dsn)
+    assert main(["status"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["status", "--schema", "pg_mine"], "schema must not be a schema of PostgreSQL's own, got 'pg_mine'"),
+        (["pause", "sweep"], "the following arguments are required: --reason"),
+        (["ledger"], "the following arguments are required: {init,check,drop}"),
+        (["status", "--dsn", "host"], "conninfo is not a connection string"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DSN_VARIABLE, "host=nowhere")
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+# -- Words -------------------------------------------------------------------------------------------------------------
+
+
+def a_row(**more: Any) -> ClusterHealth:
+    return ClusterHealth(**{"name": "sweep", "state": HealthState.OK, "lock_id": 2**63 - 1, "interval": 60.0, **more})
+
+
+def test_ages_and_due_times_are_said_in_two_units() -> None:
+    row = a_row(
+        last_success=AT - timedelta(days=3, hours=2, minutes=59),
+        last_duration=12.4,
+        next_due=AT + timedelta(seconds=61),
+        working_since=AT - timedelta(seconds=7),
+        holder="web-1",
+    )
+    line = services_table([row], now=AT).splitlines()[1]
+    assert cells(line) == ["sweep", "ok", "3 d 2 h ago", "0", "12 s", "in 1 min 1 s", "web-1", "at work for 7 s"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "just now"),
+        (0.9, "just now"),
+        (1, "1 s ago"),
+        (3600, "1 h ago"),
+        (3661, "1 h 1 min ago"),
+        (86400, "1 d ago"),
+    ],
+)
+def test_how_long_ago_it_was(seconds: float, words: str) -> None:
+    row = a_row(paused_at=AT - timedelta(seconds=seconds))
+    assert described(row, now=AT) == f"sweep: ok; due now; paused {words}: -"
+
+
+def test_a_run_that_only_a_newer_release_understands_is_not_hidden() -> None:
+    run = PastRun(
+        service="sweep",
+        epoch=1,
+        started_at=AT,
+        ended_at=AT + timedelta(seconds=2.5),
+        outcome=None,
+        replica="a",
+        error="",
+    )
+    assert "2.5 s  not known here" in runs_table([run])
+    assert runs_table([]) == "no run of it is over yet"
+
+
+def test_a_trigger_says_whether_its_run_has_begun() -> None:
+    row = a_row(triggered_at=AT, triggered_by="bob", working_since=AT - timedelta(seconds=1))
+    assert "triggered by bob just now, not begun; at work" in described(row, now=AT)
+    row = a_row(triggered_at=AT, working_since=AT)
+    assert "triggered just now; at work" in described(row, now=AT)
+
+
+def test_each_field_of_a_row_is_told_to_programs() -> None:
+    told = health_json(a_row(last_success=AT, last_outcome=Outcome.SUCCESS, epoch=5))
+    assert told.keys() == set(ClusterHealth.__dataclass_fields__)
+    assert json.loads(json.dumps(told))["last_outcome"] == "success"
+    assert (told["lock_id"], told["last_success"], told["epoch"]) == ("9223372036854775807", AT.isoformat(), 5)

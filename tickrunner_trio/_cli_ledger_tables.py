@@ -1,0 +1,142 @@
+"""The rows of a ledger as tables for people and as JSON for programs. Values in, text out.
+
+A row is anybody's text, so what a terminal might obey is escaped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from ._cli_errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from . import ClusterHealth, PastRun
+
+_NONE = "-"
+_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def health_json(health: ClusterHealth) -> dict[str, Any]:
+    """Return the fields of a row. ``lock_id`` is a string, since many readers of JSON round 64 bits."""
+    return {**_plain(health), "lock_id": str(health.lock_id)}
+
+
+def run_json(run: PastRun) -> dict[str, Any]:
+    """Return the fields of a run."""
+    return _plain(run)
+
+
+def as_json(value: object) -> str:
+    """Return the value as JSON, on one line, in ASCII."""
+    return json.dumps(value, allow_nan=False)
+
+
+def services_table(services: Sequence[ClusterHealth], *, now: datetime | None = None) -> str:
+    """Return the services as aligned columns under a heading, with ages as of ``now``; None: the clock's."""
+    at = datetime.now(UTC) if now is None else now
+    heading = ("service", "state", "last success", "failures", "took", "next due", "last run by", "")
+    rows = [
+        (
+            each.name,
+            str(each.state),
+            "never" if each.last_success is None else _ago(each.last_success, at),
+            str(each.consecutive_failures),
+            _NONE if each.last_duration is None else _seconds(each.last_duration),
+            _due(each, at),
+            each.holder or _NONE,
+            "; ".join(_notes(each, at)),
+        )
+        for each in services
+    ]
+    return _aligned([heading, *rows]) if rows else "no service has run yet"
+
+
+def runs_table(runs: Sequence[PastRun]) -> str:
+    """Return the runs as aligned columns under a heading."""
+    heading = ("started (UTC)", "took", "outcome", "epoch", "replica", "error")
+    rows = [
+        (
+            run.started_at.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00"),
+            _NONE if run.ended_at is None else _seconds((run.ended_at - run.started_at).total_seconds()),
+            str(run.outcome or ("not known here" if run.ended_at else "not ended")),
+            str(run.epoch),
+            run.replica,
+            run.error,
+        )
+        for run in runs
+    ]
+    return _aligned([heading, *rows]) if rows else "no run of it is over yet"
+
+
+def described(health: ClusterHealth, *, now: datetime | None = None) -> str:
+    """Return what an operator's change has made of a service, in one line."""
+    at = datetime.now(UTC) if now is None else now
+    notes = "; ".join([str(health.state), f"due {_due(health, at)}", *_notes(health, at)])
+    return _on_one_line(f"{health.name}: {notes}")
+
+
+def _notes(health: ClusterHealth, now: datetime) -> list[str]:
+    notes: list[str] = []
+    if health.paused_at is not None:
+        notes.append(f"paused{_by(health.paused_by)} {_ago(health.paused_at, now)}: {health.pause_reason or _NONE}")
+    if health.triggered_at is not None:
+        not_begun = ", not begun" if health.triggered else ""
+        notes.append(f"triggered{_by(health.triggered_by)} {_ago(health.triggered_at, now)}{not_begun}")
+    if health.working_since is not None:
+        notes.append(f"at work for {_span((now - health.working_since).total_seconds())}")
+    if health.last_error:
+        notes.append(health.last_error)
+    return notes
+
+
+def _by(who: str) -> str:
+    return f" by {who}" if who else ""
+
+
+def _due(health: ClusterHealth, now: datetime) -> str:
+    if health.next_due is None or health.next_due <= now:
+        return "now"
+    return f"in {_span((health.next_due - now).total_seconds())}"
+
+
+def _ago(at: datetime, now: datetime) -> str:
+    seconds = (now - at).total_seconds()
+    return "just now" if seconds < 1 else f"{_span(seconds)} ago"
+
+
+def _span(seconds: float) -> str:
+    """Return the two largest units, such as ``2 min 5 s``; the second only if there is some of it."""
+    rest = max(0, round(seconds))
+    said: list[str] = []
+    for unit, length in _UNITS:
+        count, rest = divmod(rest, length)
+        if count:
+            said.append(f"{count} {unit}")
+        if len(said) == 2 or (said and not count):
+            break
+    return " ".join(said) or "0 s"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 10 else _span(seconds)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    cells = [[_on_one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _on_one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
+def _plain(value: ClusterHealth | PastRun) -> dict[str, Any]:
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {name: each.isoformat() if isinstance(each, datetime) else each for name, each in fields.items()}

@@ -1,0 +1,113 @@
+"""A connection that says several statements at once: a transaction each, and one round trip for all of them."""
+
+from __future__ import annotations
+
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import TYPE_CHECKING, NoReturn
+
+import psycopg
+from psycopg import pq
+
+from .._errors import LockerConfigurationError
+from ._clock import boot_seconds
+from ._connection import Connection
+from ._losses import Loss
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from psycopg.pq.abc import PGresult
+
+_OLDEST_LIBPQ = 140000  # the first with a pipeline
+
+#: Of SQLSTATE: no such table, schema or column; and what the role may not do.
+_NO_LEDGER = {b"42P01": "is not there", b"3F000": "is not there", b"42703": "is too old"}
+_NOT_ALLOWED = b"42501"
+
+
+def refuse_old_libpq() -> None:
+    """Refuse a libpq without a pipeline.
+
+    Raises:
+        LockerConfigurationError: it is older than version 14.
+    """
+    if pq.version() < _OLDEST_LIBPQ:
+        raise LockerConfigurationError(
+            f"libpq is version {pq.version() // 10000}, and a ledger needs 14 or newer: pip install 'psycopg[binary]'"
+        )
+
+
+class PipelinedConnection(Connection):
+    """See `Connection`. The statements of a ledger are among what it says, and its errors name their remedies."""
+
+    def ask_all(
+        self, statements: Sequence[tuple[bytes, Sequence[bytes | None]]], *, deadline: float
+    ) -> list[list[list[str | None]]]:
+        """Have prepared statements executed one after the other; return the rows of each, as text.
+
+        Each is a transaction of its own: what came before one that fails stays. All of them are complete when it
+        returns.
+        """
+        pgconn = self._pgconn
+        sent_at = boot_seconds()
+        try:
+            pgconn.enter_pipeline_mode()
+            for name, parameters in statements:
+                pgconn.send_query_prepared(name, parameters)
+                pgconn.pipeline_sync()
+            while pgconn.flush():
+                if not self._wait(self.fd, EVENT_READ | EVENT_WRITE, deadline):
+                    self._too_late(sent_at, deadline)
+                pgconn.consume_input()  # a server that cannot write to us does not read from us
+            rows = [self._rows_up_to_sync(sent_at, deadline) for _ in statements]
+            pgconn.exit_pipeline_mode()
+        except psycopg.Error as error:
+            self._fail(str(error))
+        return rows
+
+    def _rows_up_to_sync(self, sent_at: float, deadline: float) -> list[list[str | None]]:
+        pgconn = self._pgconn
+        rows: list[list[str | None]] = []
+        while True:
+            while pgconn.is_busy():
+                if not self._wait(self.fd, EVENT_READ, deadline):
+                    self._too_late(sent_at, deadline)
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None:  # the end of the statement; its transaction is committed when the sync comes
+                continue
+            if result.status == pq.ExecStatus.PIPELINE_SYNC:
+                return rows
+            if result.status != pq.ExecStatus.TUPLES_OK:
+                self._fail_statement(result)
+            rows = _rows(result)
+
+    def _too_late(self, sent_at: float, deadline: float) -> NoReturn:
+        self.loss = Loss.TIMEOUT
+        self._fail(f"the server did not reply within {max(0.0, deadline - sent_at):.3g} seconds")
+
+    def _fail_statement(self, result: PGresult) -> NoReturn:
+        state = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
+        words = self._blotted(result.get_error_message())
+        if state in _NO_LEDGER:
+            self.loss = Loss.STATEMENT
+            raise LockerConfigurationError(
+                f"the ledger {_NO_LEDGER[state]} ({words}): run 'tickrunner ledger init --dsn ...' with the DSN of a "
+                "role that may create it"
+            )
+        if state == _NOT_ALLOWED:
+            self.loss = Loss.STATEMENT
+            raise LockerConfigurationError(
+                f"the role may not use the ledger ({words}): let its owner run what 'tickrunner ledger init --print' "
+                "prints"
+            )
+        super()._fail_statement(result)
+
+
+def _rows(result: PGresult) -> list[list[str | None]]:
+    get = result.get_value
+    columns = range(result.nfields)
+    return [
+        [None if (value := get(row, column)) is None else value.decode(errors="replace") for column in columns]
+        for row in range(result.ntuples)
+    ]
