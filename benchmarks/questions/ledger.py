@@ -1,0 +1,335 @@
+"""What the ledger costs: one locker with it and one without, on a server that flushes to its disk.
+
+Without a ledger a run is a lock and its unlock. With one it is a *whole run*: the lock, an epoch that is on the disk
+before the work begins, work that does nothing, the result in two tables and on the disk, and the unlock. Neither has
+anything above the locker: no services, no schedule.
+
+::
+
+    without:   lock ............ unlock                       2 round trips, 0 flushes
+    with:      lock + epoch .... result + unlock              2 round trips, 2 flushes
+    BUSY:      lock, refused                                  1 round trip,  0 flushes, with and without
+
+The rings of the history are full before the clock starts, as they are 100 runs after a service was begun: from then on
+each run updates three rows, and makes none.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import psycopg
+import trio
+
+from tickrunner_trio import Outcome, PostgresLocker, TickReport
+from tickrunner_trio.abc import LedgerState
+
+from ..databases import own_database
+from ..loops import Counter, median, rate_of
+from ..question import OURS, Comparison, Difference, Figure, Measurement, Question, Value, ratio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from tickrunner_trio import Lease
+    from tickrunner_trio.abc import LedgerLease
+
+    #: What a task does again and again; it takes the task's number.
+    Act = Callable[[int], Awaitable[None]]
+    #: By table: how many updates were HOT, and how many there were.
+    Updates = dict[str, tuple[int, int]]
+
+MANY, FEW = 1_000, 100
+#: Of those whose updates are counted: a page has the rows of all of them, or nearly, so that they crowd each other.
+CROWDED = 20
+KEPT_RUNS = 100
+#: A row is made without a holder and without times, and grows by half in its first run. Of rows that are made together,
+#: as at the first start of 1,000 services, some have no room for that on their page, and move once.
+BIRTH_RUNS = 3
+INTERVAL = 3_600.0
+
+WITHOUT, WITH = f"{OURS}, no ledger", f"{OURS}, ledger"
+HOT = f"{OURS}, ledger, {CROWDED} services"
+DISK = "write and flush of 8 KiB"
+
+#: As PostgreSQL has them by default. The throw-away server trades them away.
+DURABLE = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "128MB"}
+
+_AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+SUCCESS = TickReport(
+    service="s0",
+    number=1,
+    request_id="0" * 32,
+    outcome=Outcome.SUCCESS,
+    error=None,
+    scheduled_at=_AT,
+    started_at=_AT,
+    duration=0.001,
+    lateness=0.0,
+    epoch=None,
+    forced=False,
+)
+
+
+def question(*, quick: bool) -> Question:
+    """Ask it."""
+    seconds = {"seconds": 0.3 if quick else 0.6}
+    return Question(
+        key="ledger",
+        title="What the ledger costs, on a server with fsync on",
+        figures=(
+            Figure("runs/s, 1,000", 0),
+            Figure("runs/s, 100", 0),
+            Figure("BUSY/s", 0),
+            Figure("not due/s", 0),
+            Figure("trips", 3),
+            Figure("p50", 0),
+            Figure("HOT service", 4),
+            Figure("HOT run", 4),
+        ),
+        measurements=(
+            Measurement(way=WITHOUT, function=f"{__name__}:measure_without", arguments=seconds, server=True),
+            Measurement(way=WITH, function=f"{__name__}:measure_with", arguments=seconds, server=True),
+            Measurement(
+                way=HOT,
+                function=f"{__name__}:measure_updates",
+                arguments={"runs": 1_000 if quick else 10_000},
+                server=True,
+            ),
+            Measurement(way=DISK, function=f"{__name__}:measure_disk", arguments={"flushes": 100}, server=True),
+        ),
+        comparisons=(
+            Comparison(
+                name="runs per second over no ledger, 1,000", of=ratio("runs/s, 1,000", WITHOUT, of=WITH), at_least=0.33
+            ),
+            Comparison(
+                name="runs per second over no ledger, 100",
+                of=ratio("runs/s, 100", WITHOUT, of=WITH),
+                more_is_better=True,
+            ),
+            Comparison(
+                name="further round trips of a BUSY tick",
+                of=Difference(Value(WITH, "trips"), Value(WITHOUT, "trips")),
+                at_most=0,
+                places=3,
+                guarded=False,
+            ),
+            Comparison(
+                name="BUSY ticks per second over no ledger", of=ratio("BUSY/s", WITHOUT, of=WITH), more_is_better=True
+            ),
+            Comparison(
+                name="ticks per second that are not due over BUSY ones, no ledger",
+                of=ratio("not due/s", WITHOUT, of=WITH, to_figure="BUSY/s"),
+                more_is_better=True,
+            ),
+            Comparison(name="p50 over no ledger", of=ratio("p50", WITHOUT, of=WITH)),
+            Comparison(name="p50 over two flushes", of=ratio("p50", DISK, of=WITH)),
+            Comparison(name="HOT updates, service", of=Value(HOT, "HOT service"), at_least=1.0, places=4),
+            Comparison(name="HOT updates, run", of=Value(HOT, "HOT run"), at_least=1.0, places=4),
+        ),
+        rounds=1 if quick else 5,
+        notes="",
+        server_settings=DURABLE,
+    )
+
+
+# -- What is measured --------------------------------------------------------------------------------------------------
+
+
+def measure_without(dsn: str, seconds: float) -> dict[str, float]:
+    """Measure the locker without a ledger."""
+
+    async def main() -> dict[str, float]:
+        async with PostgresLocker(dsn) as locker:
+
+            async def run(number: int) -> None:
+                _must_be(await locker.with_advisory_lock(number, _nothing), True)
+
+            async def busy(number: int) -> None:
+                _must_be(await locker.with_advisory_lock(number, _nothing), False)
+
+            figures = {
+                "runs/s, 1,000": await _rate(run, MANY, 2 * seconds),
+                "runs/s, 100": await _rate(run, FEW, seconds),
+                "p50": await _microseconds(run, seconds),
+            }
+            async with _rival(dsn):
+                return figures | {"BUSY/s": await _rate(busy, MANY, seconds), "trips": await _trips(locker, busy)}
+
+    return trio.run(main)
+
+
+def measure_with(dsn: str, seconds: float) -> dict[str, float]:
+    """Measure the locker with a ledger whose rings are full."""
+
+    async def main(own: str) -> dict[str, float]:
+        async with PostgresLocker(own, ledger=True) as locker:
+            run = partial(_ask, locker, LedgerState.RAN)
+            busy = partial(_ask, locker, LedgerState.BUSY)
+            not_due = partial(_ask, locker, LedgerState.NOT_DUE)
+            figures = {
+                "runs/s, 1,000": await _rate(run, MANY, 2 * seconds),
+                "runs/s, 100": await _rate(run, FEW, seconds),
+                "p50": await _microseconds(run, seconds),
+                "not due/s": await _rate(not_due, MANY, seconds),
+            }
+            trips = await _trips(locker, not_due)
+            async with _rival(own):
+                figures["BUSY/s"] = await _rate(busy, MANY, seconds)
+                figures["trips"] = max(trips, await _trips(locker, busy))
+        return figures
+
+    with own_database(dsn, "ledger") as own:
+        trio.run(_run_each, own, MANY, BIRTH_RUNS)
+        _fill_rings(own)
+        before = _updates(own)
+        return trio.run(main, own) | _hot_shares(before, _updates(own))
+
+
+def measure_updates(dsn: str, runs: int) -> dict[str, float]:
+    """Let a few services have so many runs, after those that fill their rings; count the updates of the former."""
+
+    with own_database(dsn, "ledger") as own:
+        trio.run(_run_each, own, CROWDED, KEPT_RUNS)
+        before = _updates(own)
+        trio.run(_run_each, own, CROWDED, runs // CROWDED)
+        after = _updates(own)
+    made = {name: after[name][1] - before[name][1] for name in after}
+    expected = {"service": 2 * runs, "run": runs}
+    if made != expected:
+        raise AssertionError(f"the server counted the updates {made} where there had to be {expected}")
+    return _hot_shares(before, after)
+
+
+def measure_disk(dsn: str, flushes: int) -> dict[str, float]:
+    """Measure what two flushes take where the server has its files: as many as a whole run waits for."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        [directory] = connection.execute("SHOW data_directory").fetchone() or ("",)
+    taken = []
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        os.posix_fallocate(file.fileno(), 0, 8192)
+        os.fsync(file.fileno())
+        for _ in range(flushes):
+            began = perf_counter()
+            for _ in range(2):
+                os.pwrite(file.fileno(), os.urandom(8192), 0)
+                os.fdatasync(file.fileno())
+            taken.append(perf_counter() - began)
+    return {"p50": median(taken) * 1e6}
+
+
+# -- How it is measured ------------------------------------------------------------------------------------------------
+
+
+async def _ask(locker: PostgresLocker, expected: LedgerState, number: int) -> None:
+    """Ask for a service's run, which is due if it is expected to run."""
+    is_forced = expected is LedgerState.RAN
+    answer = await locker.with_due_lock(
+        number, _report_success, service=f"s{number}", interval=INTERVAL, forced=is_forced
+    )
+    _must_be(answer.state, expected)
+
+
+async def _run_each(dsn: str, services: int, runs: int) -> None:
+    """Have so many services run so often each, in a session of its own."""
+    async with PostgresLocker(dsn, ledger=True) as locker:
+
+        async def runs_of(number: int) -> None:
+            for _ in range(runs):
+                await _ask(locker, LedgerState.RAN, number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(services):
+                nursery.start_soon(runs_of, number)
+
+
+async def _nothing(lease: Lease) -> None:
+    pass
+
+
+async def _report_success(lease: LedgerLease) -> None:
+    lease.report(SUCCESS)
+
+
+async def _rate(act: Act, tasks: int, seconds: float) -> float:
+    """Return how often in a second so many tasks do something."""
+    counter = Counter()
+    over = trio.Event()  # a cancelled task would leave its lock to the next ones for a moment
+
+    async def again_and_again(number: int) -> None:
+        while not over.is_set():
+            await act(number)
+            counter.count += 1
+
+    async with trio.open_nursery() as nursery:
+        for number in range(tasks):
+            nursery.start_soon(again_and_again, number)
+        rate = (await rate_of(counter, trio.sleep, seconds))["per_second"]
+        over.set()
+    return rate
+
+
+async def _microseconds(act: Act, seconds: float) -> float:
+    """Return the median of what one takes where nothing else is asked."""
+    taken = []
+    end = perf_counter() + seconds
+    while (began := perf_counter()) < end:
+        await act(0)
+        taken.append(perf_counter() - began)
+    return median(taken) * 1e6
+
+
+async def _trips(locker: PostgresLocker, act: Act) -> float:
+    """Return how many batches, and so round trips, one takes: alone, so that it shares none."""
+    before = locker.statistics().batches
+    for number in range(FEW):
+        await act(number)
+    return (locker.statistics().batches - before) / FEW
+
+
+@asynccontextmanager
+async def _rival(dsn: str) -> AsyncGenerator[None]:
+    """Have another session hold all of the locks."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SELECT count(pg_advisory_lock(id)) FROM generate_series(0, %s) AS id", [MANY - 1])
+        yield
+
+
+def _fill_rings(dsn: str) -> None:
+    """Give each service as many past runs as are kept: in the order in which they would have come."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO tickrunner.run (service, slot, epoch, started_at, ended_at, outcome, replica)"
+            " SELECT 's' || number, slot, 0, now(), now(), 'success', 'replica:1'"
+            " FROM generate_series(0, %s) AS slot, generate_series(0, %s) AS number ON CONFLICT DO NOTHING",
+            [KEPT_RUNS - 1, MANY - 1],
+        )
+
+
+def _updates(dsn: str) -> Updates:
+    """Return by table how many updates were HOT, and how many there were, when all sessions have told."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SET stats_fetch_consistency = 'none'")
+        others = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        while connection.execute(others).fetchone() is not None:  # a session tells at its end, and after a second
+            time.sleep(0.01)
+        rows = connection.execute("SELECT relname, n_tup_hot_upd, n_tup_upd FROM pg_stat_user_tables").fetchall()
+    return {name: (hot, total) for name, hot, total in rows}
+
+
+def _hot_shares(before: Updates, after: Updates) -> dict[str, float]:
+    return {
+        f"HOT {name}": (hot - before[name][0]) / (total - before[name][1]) for name, (hot, total) in after.items()
+    }
+
+
+def _must_be(found: object, expected: object) -> None:
+    if found != expected:
+        raise AssertionError(f"the locker said {found!r} where {expected!r} had to come")
