@@ -129,7 +129,7 @@ def test_the_table_of_runs_is_a_ring_per_service() -> None:
         "    replica text NOT NULL,",
         "    error text NOT NULL DEFAULT '',",
         "    PRIMARY KEY (service, slot)",
-        ") WITH (fillfactor = 50)",
+        ") WITH (fillfactor = 45)",
     ]
 
 
@@ -140,7 +140,7 @@ def test_what_is_dropped_is_ours_and_the_schema_only_if_nothing_else_is_in_it() 
 def test_half_of_each_page_stays_free_and_there_is_no_further_index() -> None:
     service, run = creation("s", {})
     assert service.endswith("WITH (fillfactor = 50)")
-    assert run.endswith("PRIMARY KEY (service, slot)\n) WITH (fillfactor = 50)")
+    assert run.endswith("PRIMARY KEY (service, slot)\n) WITH (fillfactor = 45)")
     assert "INDEX" not in service + run
 
 
