@@ -165,9 +165,7 @@ def question(*, quick: bool) -> Question:
             "runs of each service are there before the clock starts. Not counted are the first "
             f"{FIRST_RUNS} runs of each: its row is made narrow and grows in the first one, so of many that are made "
             "together some move to another page, and a few only later, when a batch first updates all of a page: "
-            "that is what `HOT service` lacks. What `HOT run` lacks: a page is filled to its half, and has no room for "
-            "second versions of all of its rows beside the pointers that the first ones leave; where one batch updates "
-            "all of them, from the second turn on, one or two rows move."
+            "that is what `HOT service` lacks."
         ),
         server_settings=DURABLE,
     )
