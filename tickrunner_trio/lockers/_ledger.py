@@ -61,11 +61,15 @@ class PostgresLedger:
 
         Args:
             role: which; None: the one that runs the statements.
+
+        Raises:
+            TypeError: ``role`` is not a str.
+            ValueError: it is empty, longer than 63 characters, or not printable ASCII.
         """
         return (*creation(self._schema), *self.grants(role=role))
 
     def grants(self, *, role: str | None = None) -> tuple[str, ...]:
-        """Return the part of `statements` that grants."""
+        """Return the part of `statements` that grants. It raises as that does."""
         return tuple(grants(self._schema, role))
 
     def removal(self) -> tuple[str, ...]:
@@ -87,6 +91,11 @@ class PostgresLedger:
 
         Returns:
             Whether anything was missing.
+
+        Raises:
+            LockerConfigurationError: also where a table has the name of one of ours, and is none: it stays as it is.
+            TypeError: ``role`` is not a str.
+            ValueError: it is empty, longer than 63 characters, or not printable ASCII.
         """
         return await self._in_thread(partial(init_ledger, role=role))
 
@@ -95,7 +104,10 @@ class PostgresLedger:
         return await self._in_thread(ledger_problems)
 
     async def drop(self) -> bool:
-        """Drop the ledger's tables, and the schema if nothing else is in it; return whether there was any.
+        """Drop the ledger's tables, and the schema if nothing else is in it; return whether there was any of them.
+
+        A table that only has the name of one of ours is not dropped, which is a `LockerConfigurationError`, nor is the
+        schema ``public``.
 
         With them go the epochs: the next ones begin anew, below those that were given out. What compares epochs has to
         forget its own.

@@ -121,6 +121,23 @@ def checked_schema(schema: object, field: str = "ledger") -> str:
     return schema
 
 
+def checked_role(role: object) -> str:
+    """Return ``role`` if it may be the name of one.
+
+    Raises:
+        TypeError: it is no str.
+        ValueError: it is empty, too long, or not printable ASCII.
+    """
+    if not isinstance(role, str):
+        raise TypeError(f"role must be the name of a role, got {role!r}: write one, such as 'app'")
+    if not (role and role.isascii() and role.isprintable() and len(role) <= _LONGEST_NAME):
+        raise ValueError(
+            f"role must be the name of a role, 1 to {_LONGEST_NAME} printable ASCII characters, got {role!r}: write "
+            "one, such as 'app'"
+        )
+    return role
+
+
 def quoted(name: str) -> str:
     """Return a name as an identifier of SQL, whatever characters it has."""
     return '"{}"'.format(name.replace('"', '""'))
@@ -173,7 +190,7 @@ def creation(schema: str, found: Mapping[str, Collection[str]] | None = None) ->
 
 def grants(schema: str, role: str | None = None) -> list[str]:
     """Return the statements that give a role what it needs of the ledger, and no more; None: the current role."""
-    to = "CURRENT_USER" if role is None else quoted(role)
+    to = "CURRENT_USER" if role is None else quoted(checked_role(role))
     tables = ", ".join(table(schema, name) for name in COLUMNS)
     return [
         f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {to}",

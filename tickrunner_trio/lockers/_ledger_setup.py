@@ -77,13 +77,15 @@ def init_ledger(conninfo: str, schema: str, *, role: str | None = None) -> bool:
     Raises:
         DatabaseUnavailableError: the server cannot do it now; or others use the tables without a pause.
         LockerConfigurationError: the role may not do it, and something is missing; or a table is none of ours.
+        ValueError: ``role`` can be none.
     """
-    if role is None and not missing_statements(conninfo, schema):
+    granting = [] if role is None else grants(schema, role)
+    if not granting and not missing_statements(conninfo, schema):
         return False
 
     def make(writing: Transaction) -> bool:
         missing = creation(schema, _found_of_ours(writing, schema))  # somebody may have made it meanwhile
-        for statement in [*missing, *([] if role is None else grants(schema, role))]:
+        for statement in [*missing, *granting]:
             writing.execute(statement)
         return bool(missing)
 
