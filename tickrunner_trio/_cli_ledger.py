@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 #: The environment variable that holds the DSN.
 DSN_VARIABLE = "TICKRUNNER_DSN"
 
+_STATUSES = (
+    "Exit status 1: the database cannot tell now; 2: the command is wrong, or there is no such service or ledger."
+)
+
 
 def add_ledger_commands(commands: Any) -> None:
     """Add the commands to those of the program: ``commands`` is what ``add_subparsers`` gave."""
@@ -62,7 +66,9 @@ def add_ledger_commands(commands: Any) -> None:
 
 
 def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], about: str) -> Any:
-    command = commands.add_parser(name, allow_abbrev=False, help=about, description=f"{about[0].upper()}{about[1:]}.")
+    command = commands.add_parser(
+        name, allow_abbrev=False, help=about, description=f"{about[0].upper()}{about[1:]}. {_STATUSES}"
+    )
     command.set_defaults(command=partial(_answered, function))
     command.add_argument("--dsn", metavar="CONNINFO", help=f"of the database; default: {DSN_VARIABLE}")
     command.add_argument("--schema", default="tickrunner", help="of the ledger's tables (default: tickrunner)")
