@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from ._ledger_rows import add_service, pause, read_runs, read_services, resume, trigger
-from ._ledger_schema import DEFAULT_SCHEMA, checked_schema, creation, grants, removal
+from ._ledger_schema import DEFAULT_SCHEMA, checked_role, checked_schema, creation, grants, removal
 from ._ledger_setup import drop_ledger, init_ledger, ledger_problems, missing_statements
 from ._short import checked_conninfo
 
@@ -70,7 +70,7 @@ class PostgresLedger:
 
     def grants(self, *, role: str | None = None) -> tuple[str, ...]:
         """Return the part of `statements` that grants. It raises as that does."""
-        return tuple(grants(self._schema, role))
+        return tuple(grants(self._schema, None if role is None else checked_role(role)))
 
     def removal(self) -> tuple[str, ...]:
         """Return the SQL that drops the ledger, which fails where something else is in its schema."""
@@ -97,7 +97,7 @@ class PostgresLedger:
             TypeError: ``role`` is not a str.
             ValueError: it is empty, longer than 63 characters, or not printable ASCII.
         """
-        return await self._in_thread(partial(init_ledger, role=role))
+        return await self._in_thread(partial(init_ledger, role=None if role is None else checked_role(role)))
 
     async def check(self) -> tuple[str, ...]:
         """Return what is wrong with the ledger for this role, each with its remedy; nothing if all is well."""

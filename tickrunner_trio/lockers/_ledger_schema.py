@@ -190,7 +190,7 @@ def creation(schema: str, found: Mapping[str, Collection[str]] | None = None) ->
 
 def grants(schema: str, role: str | None = None) -> list[str]:
     """Return the statements that give a role what it needs of the ledger, and no more; None: the current role."""
-    to = "CURRENT_USER" if role is None else quoted(checked_role(role))
+    to = "CURRENT_USER" if role is None else quoted(role)
     tables = ", ".join(table(schema, name) for name in COLUMNS)
     return [
         f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {to}",

@@ -41,6 +41,7 @@ TABLE_LOCK_SECONDS = 0.1
 PATIENCE = 8.0
 
 _SCHEMA = "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = $1::name"
+_WHO = "SELECT current_user::text"
 # Of views and the like too, since no table can bear their names; one without a column has a row without a name.
 _COLUMNS = (
     "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod)"
@@ -77,7 +78,6 @@ def init_ledger(conninfo: str, schema: str, *, role: str | None = None) -> bool:
     Raises:
         DatabaseUnavailableError: the server cannot do it now; or others use the tables without a pause.
         LockerConfigurationError: the role may not do it, and something is missing; or a table is none of ours.
-        ValueError: ``role`` can be none.
     """
     granting = [] if role is None else grants(schema, role)
     if not granting and not missing_statements(conninfo, schema):
@@ -177,8 +177,9 @@ def _problems(reading: Transaction, schema: str) -> Iterator[str]:
     if found is None:
         yield f"there is no schema {schema!r}: run 'tickrunner ledger init'"
         return
+    use_schema, use_tables = grants(schema, str(reading.ask(_WHO)[0][0]))  # whoever may grant is another role
     if reading.ask(_SCHEMA, schema) != [["t"]]:
-        yield f"the role may not use the schema {quoted(schema)}: {grants(schema)[0]}"
+        yield f"the role may not use the schema {quoted(schema)}: {use_schema}"
     indexes = reading.ask(_INDEXES, schema)
     for name in COLUMNS:
         known = found.get(name)
@@ -193,7 +194,7 @@ def _problems(reading: Transaction, schema: str) -> Iterator[str]:
         yield from _index_problems(schema, name, indexes)
         for privilege in PRIVILEGES:
             if reading.ask(_PRIVILEGE, schema, name, privilege) != [["t"]]:
-                yield f"the role may not {privilege} on {table(schema, name)}: {grants(schema)[1]}"
+                yield f"the role may not {privilege} on {table(schema, name)}: {use_tables}"
 
 
 def _foreign_problems(
