@@ -295,11 +295,6 @@ def test_a_role_that_can_be_none_is_refused_before_anything_is_done(
         assert "\x1b" not in err
 
 
-def test_a_role_must_be_a_str() -> None:
-    with pytest.raises(TypeError, match="role must be the name of a role, got 5"):
-        PostgresLedger("").grants(role=5)  # type: ignore[arg-type]
-
-
 def test_what_the_server_refuses_is_told_with_its_own_remedy(
     tickrunner: Command, dsn: str, ledger: PostgresLedger
 ) -> None:
