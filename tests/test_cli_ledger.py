@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 from ledger_view import do, emptied, ledgered_database, put, role
 
 from tickrunner_trio import ClusterHealth, HealthState, Outcome, PastRun, PostgresLedger
@@ -222,6 +223,20 @@ def test_a_service_that_nobody_knows_is_told_with_those_that_are(
         assert err == (
             "tickrunner: name must be that of a service in the ledger 'tickrunner', got 'swep': use one of sweep\n"
         )
+
+
+def test_a_row_that_is_deleted_while_it_is_looked_for_is_told(
+    tickrunner: Command, dsn: str, ledger: PostgresLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(dsn, "sweep")
+
+    async def deleted(_ledger: PostgresLedger) -> tuple[ClusterHealth, ...]:
+        await trio.lowlevel.checkpoint()
+        return ()
+
+    monkeypatch.setattr(PostgresLedger, "cluster_health", deleted)
+    refused = "tickrunner: name must be that of a service in the ledger, got 'sweep': its row was deleted just now\n"
+    assert tickrunner("status", "sweep") == (2, "", refused)
 
 
 def test_a_server_that_is_away_is_no_mistake_of_the_command_line(tickrunner: Command) -> None:

@@ -109,8 +109,10 @@ def _status(options: argparse.Namespace) -> int:
 
 async def _of_one(ledger: PostgresLedger, name: str) -> tuple[ClusterHealth, tuple[PastRun, ...]]:
     runs = await ledger.history(name)  # first, since it refuses a name that nobody knows
-    [service] = [each for each in await ledger.cluster_health() if each.name == name]
-    return service, runs
+    for each in await ledger.cluster_health():
+        if each.name == name:
+            return each, runs
+    raise ValueError(f"name must be that of a service in the ledger, got {name!r}: its row was deleted just now")
 
 
 def _pause(options: argparse.Namespace) -> int:
