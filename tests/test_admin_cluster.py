@@ -172,7 +172,8 @@ async def test_who_does_not_say_who_it_is_is_known_by_address(supervisor: Superv
 
 
 @pytest.mark.parametrize(
-    "body", [b"reason=disk", b"[]", b'"disk"', b'{"reason": 5}', b'{"by": null}', b"\xff", b"[" * 900]
+    "body",
+    [b"reason=disk", b"[]", b'"disk"', b'{"reason": 5}', b'{"by": null}', b'{"reson": "disk"}', b"\xff", b"[" * 900],
 )
 async def test_a_body_that_says_something_else_changes_nothing(
     supervisor: Supervisor, ledger: KeptLedger, body: bytes

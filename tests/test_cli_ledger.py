@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import getpass
+import io
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 from ledger_view import do, emptied, ledgered_database, put, role
 
 from tickrunner_trio import ClusterHealth, HealthState, Outcome, PastRun, PostgresLedger
@@ -220,6 +225,20 @@ def test_a_service_that_nobody_knows_is_told_with_those_that_are(
         )
 
 
+def test_a_row_that_is_deleted_while_it_is_looked_for_is_told(
+    tickrunner: Command, dsn: str, ledger: PostgresLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(dsn, "sweep")
+
+    async def deleted(_ledger: PostgresLedger) -> tuple[ClusterHealth, ...]:
+        await trio.lowlevel.checkpoint()
+        return ()
+
+    monkeypatch.setattr(PostgresLedger, "cluster_health", deleted)
+    refused = "tickrunner: name must be that of a service in the ledger, got 'sweep': its row was deleted just now\n"
+    assert tickrunner("status", "sweep") == (2, "", refused)
+
+
 def test_a_server_that_is_away_is_no_mistake_of_the_command_line(tickrunner: Command) -> None:
     status, out, err = tickrunner("status", dsn="host=/nowhere dbname=app password=secret")
     assert (status, out, len(err.splitlines())) == (1, "", 1)
@@ -258,6 +277,95 @@ def test_a_wrong_command_line_is_told_in_one_line(
     err = capsys.readouterr().err
     assert words in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_program_that_wants_json_gets_it_of_a_failure_too(
+    tickrunner: Command, dsn: str, ledger: PostgresLedger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(dsn, "sweep")
+    mistakes = {
+        ("status", "swep"): 2,
+        ("pause", "swep", "--reason", "disk"): 2,
+        ("status", "--schema", "pg_mine"): 2,
+        ("trigger", "sweep", "--schema", "elsewhere"): 2,
+        ("ledger", "init", "--role", "nobody_of_this_name"): 2,
+    }
+    for arguments, status in mistakes.items():
+        got, out, err = tickrunner(*arguments, "--json")
+        told = json.loads(out)
+        assert (got, err) == (status, f"tickrunner: {told['error']}\n")
+        assert len(out.splitlines()) == 1
+    assert tickrunner("status", "--json", dsn="host=/nowhere")[1].startswith('{"schema": "tickrunner", "error": ')
+
+
+@pytest.mark.parametrize("role", ["", "\udcff", "a\x1b[31m", "a" * 64, "\xe4"])
+def test_a_role_that_can_be_none_is_refused_before_anything_is_done(
+    role: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in (["--print"], ["--dsn", "host=/nowhere"]):
+        assert main(["ledger", "init", "--role", role, *more]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("tickrunner: role must be the name of a role, 1 to 63 printable ASCII characters, got ")
+        assert "\x1b" not in err
+
+
+def test_what_the_server_refuses_is_told_with_its_own_remedy(
+    tickrunner: Command, dsn: str, ledger: PostgresLedger
+) -> None:
+    refused = 'tickrunner: role "nobody_of_this_name" does not exist: create it, or name another role\n'
+    assert tickrunner("ledger", "init", "--role", "nobody_of_this_name") == (2, "", refused)
+    do(dsn, "CREATE VIEW public.looks_at_it AS SELECT name FROM tickrunner.service")
+    status, out, err = tickrunner("ledger", "drop")
+    do(dsn, "DROP VIEW public.looks_at_it")
+    assert (status, out) == (2, "")
+    assert err.endswith("because other objects depend on them): drop that first\n")
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["ledger", "check"]])
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_stdout_that_takes_nothing_is_told_in_one_line(
+    arguments: list[str], buffered: str, dsn: str, ledger: PostgresLedger
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "tickrunner_trio", *arguments]
+    environment = {**os.environ, DSN_VARIABLE: dsn, "PYTHONUNBUFFERED": buffered}
+    try:
+        ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    finally:
+        os.close(writer)
+    assert ended.stderr == "tickrunner: it is done, but stdout does not take what came of it: [Errno 32] Broken pipe\n"
+    assert ended.returncode == 1
+
+
+def test_a_row_that_somebody_wrote_by_hand_does_not_hide_the_others(
+    tickrunner: Command, dsn: str, ledger: PostgresLedger
+) -> None:
+    put(dsn, "sweep", due_at=AT)
+    for number, at in enumerate(["-infinity", "infinity", "4000-01-01 BC", "200000-01-01"]):
+        put(dsn, f"odd_{number}", due_at=at, paused_at=at, last_success=at, started_at=at)
+    for number, seconds in enumerate(["NaN", "Infinity", "-Infinity", "1e300"]):
+        put(dsn, f"strange_{number}", interval_seconds=float(seconds), last_duration=float(seconds))
+    do(dsn, "INSERT INTO tickrunner.run VALUES ('sweep', 1, 2, '-infinity', 'infinity', 'failed', 'web-1', '')")
+    told = {row["name"]: row for row in tickrunner.json("status")["services"]}
+    assert told["sweep"]["next_due"] == AT.isoformat()
+    assert [told[f"odd_{number}"]["paused_at"][:4] for number in range(4)] == ["0001", "9999", "0001", "9999"]
+    assert [told[f"strange_{number}"]["last_duration"] for number in range(4)] == [None, None, None, 1e300]
+    assert told["strange_0"]["interval"] == 0.0
+    status, out, err = tickrunner("status")
+    assert (status, len(out.splitlines()), err) == (0, 10, "")
+    assert tickrunner("status", "sweep")[0] == 0
+
+
+def test_a_terminal_that_knows_ascii_only_is_told_all_the_same(
+    dsn: str, ledger: PostgresLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(dsn, "sweep", last_error="\xe4")
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert main(["status", "--dsn", dsn]) == 0
+    assert stdout.buffer.getvalue().endswith(b" \\xe4\n")  # type: ignore[attr-defined]
 
 
 # -- Words -------------------------------------------------------------------------------------------------------------

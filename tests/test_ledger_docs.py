@@ -18,7 +18,7 @@ import trio
 from fenced_writes import PAGE, blocks, namespace
 from ledger_view import do
 
-from tickrunner_trio import Config, Outcome, PostgresLedger, PostgresLocker, Service, Tick
+from tickrunner_trio import Config, Outcome, PostgresLedger, PostgresLocker, Service, Tick, lock_id_for
 from tickrunner_trio._cli import _parser
 from tickrunner_trio._cli_ledger import DSN_VARIABLE
 from tickrunner_trio._cli_ledger_tables import services_table
@@ -62,6 +62,24 @@ def test_a_write_is_refused_once_a_later_run_has_written(dsn: str) -> None:
         with pytest.raises(RuntimeError, match=r"^a run after epoch 6 has written: this one is too late$"):
             write_report(connection, tick(6), "late")
     assert do(dsn, "SELECT body FROM report") == [(f"of {2**40}",)]
+
+
+async def test_a_ledger_that_was_lost_goes_on_above_the_epochs_that_it_is_given(dsn: str) -> None:
+    await PostgresLedger(dsn).init()
+    [insert] = re.findall(r"`(INSERT INTO .*)`", PAGE)
+    do(dsn, insert)
+    epochs: list[int | None] = []
+
+    async def work(tick: Tick) -> None:
+        epochs.append(tick.epoch)
+        await trio.lowlevel.checkpoint()
+
+    async with PostgresLocker(dsn, ledger=True) as locker:
+        await Service(Config(name="report", interval=3600, locker=locker, work=work)).tick()
+    [(lock_id,)] = do(dsn, "SELECT lock_id FROM tickrunner.service")
+    assert lock_id == lock_id_for("report")
+    assert epochs[0] is not None
+    assert epochs[0] > int(re.findall(r"\d+", insert)[-1])
 
 
 @pytest.fixture

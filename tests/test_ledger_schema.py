@@ -13,6 +13,7 @@ from tickrunner_trio.lockers._ledger_schema import (
     COLUMNS,
     DDL_LOCK_ID,
     LONGEST_TEXT,
+    checked_role,
     checked_schema,
     creation,
     escaped,
@@ -137,6 +138,10 @@ def test_what_is_dropped_is_ours_and_the_schema_only_if_nothing_else_is_in_it() 
     assert removal("s") == ['DROP TABLE IF EXISTS "s"."service", "s"."run"', 'DROP SCHEMA IF EXISTS "s"']
 
 
+def test_the_schema_that_every_database_has_stays() -> None:
+    assert removal("public") == ['DROP TABLE IF EXISTS "public"."service", "public"."run"']
+
+
 def test_half_of_each_page_stays_free_and_there_is_no_further_index() -> None:
     service, run = creation("s", {})
     assert service.endswith("WITH (fillfactor = 50)")
@@ -150,6 +155,33 @@ def test_a_column_that_may_be_missing_has_a_default_or_may_be_null() -> None:
     for columns in COLUMNS.values():
         for column in columns:
             assert column.name in first or "NOT NULL" not in column.condition or "DEFAULT" in column.condition
+
+
+def test_a_table_without_what_each_release_had_is_none_of_ours() -> None:
+    assert {name: [each.name for each in columns if each.is_of_old] for name, columns in COLUMNS.items()} == {
+        "service": ["name", "lock_id", "interval_seconds"],
+        "run": ["service", "slot", "epoch", "started_at", "replica"],
+    }
+
+
+@pytest.mark.parametrize("role", ['my "role"', "a" * 63, "pg_monitor"])
+def test_a_name_of_printable_ascii_may_be_a_role(role: str) -> None:
+    assert checked_role(role) == role
+
+
+@pytest.mark.parametrize("role", ["", "a" * 64, "\xe4", "a\nb", "\udcff"])
+def test_a_name_that_no_role_bears_here_is_refused(role: str) -> None:
+    with pytest.raises(ValueError, match="role must be") as refused:
+        checked_role(role)
+    assert str(refused.value) == (
+        f"role must be the name of a role, 1 to 63 printable ASCII characters, got {role!r}: write one, such as 'app'"
+    )
+
+
+def test_a_role_must_be_a_str() -> None:
+    with pytest.raises(TypeError) as refused:
+        checked_role(5)
+    assert str(refused.value) == "role must be the name of a role, got 5: write one, such as 'app'"
 
 
 def test_a_role_is_granted_what_it_needs_and_no_more() -> None:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 import trio
-from ledger_view import do, put, role
+from ledger_view import do, ledgered_database, put, role
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, PostgresLedger
 from tickrunner_trio.lockers import _ledger_setup
 from tickrunner_trio.lockers._ledger_schema import COLUMNS
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tickrunner_trio._local_postgres import LocalPostgres
+
 MISSING = ("there is no schema 'tickrunner': run 'tickrunner ledger init'",)
+
+
+@pytest.fixture(scope="module")
+def shared_dsn(postgres: LocalPostgres) -> Iterator[str]:
+    with ledgered_database(postgres.dsn) as dsn:
+        yield dsn
 
 
 async def test_eight_at_once_all_succeed_and_one_of_them_makes_it(dsn: str) -> None:
@@ -78,7 +90,9 @@ async def test_a_role_that_may_create_nothing_is_refused_only_while_something_is
         await PostgresLedger(dsn).init()
         assert await theirs.init() is False
         problems = await theirs.check()
-        assert problems[0] == 'the role may not use the schema "tickrunner": ' + PostgresLedger(dsn).statements()[-2]
+        schema_grant, table_grant = PostgresLedger(dsn).grants(role=name)  # as the owner may run them
+        assert problems[0] == f'the role may not use the schema "tickrunner": {schema_grant}'
+        assert {each.partition(": ")[2] for each in problems[1:]} == {table_grant}
         assert [each.split(":")[0] for each in problems[1:]] == [
             f'the role may not {privilege} on "tickrunner"."{table}"'
             for table in ("service", "run")
@@ -117,6 +131,43 @@ async def test_a_table_that_is_none_of_ours_is_told(dsn: str) -> None:
         problems
     )
     assert 'there is no table "tickrunner"."run": run \'tickrunner ledger init\'' in problems
+
+
+FOREIGN = {
+    "a row": "TABLE {} (id integer PRIMARY KEY, name text); INSERT INTO {} VALUES (1, 'precious')",
+    "the same key": "TABLE {} (name text, service text, slot smallint, PRIMARY KEY (name))",
+    "no columns": "TABLE {} ()",
+    "a view": "VIEW {} AS SELECT 'x'::text AS name",
+    "a sequence": "SEQUENCE {}",
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("name", COLUMNS)
+async def test_what_is_none_of_ours_is_neither_changed_nor_dropped(shared_dsn: str, name: str, kind: str) -> None:
+    schema = f"theirs {name} {kind}"
+    ledger = PostgresLedger(shared_dsn, schema)
+    relation = f'"{schema}".{name}'
+    do(shared_dsn, f'CREATE SCHEMA "{schema}"')
+    do(shared_dsn, "CREATE " + FOREIGN[kind].replace("{}", relation))
+    columns = "SELECT relname, relnatts FROM pg_class WHERE oid = %s::regclass"
+    before = do(shared_dsn, columns, relation)
+    for refuse in (ledger.init, ledger.missing, ledger.drop):
+        with pytest.raises(LockerConfigurationError, match="it is no table of ours; name another schema"):
+            await refuse()
+    assert do(shared_dsn, columns, relation) == before
+    assert all("it is no table of ours" in each or "there is no table" in each for each in await ledger.check())
+
+
+@pytest.mark.parametrize("schema", ["theirs", "public"])
+async def test_a_schema_that_no_ledger_made_is_not_dropped(dsn: str, schema: str) -> None:
+    do(dsn, f"CREATE SCHEMA IF NOT EXISTS {schema}")
+    ledger = PostgresLedger(dsn, schema)
+    assert await ledger.drop() is False
+    assert do(dsn, "SELECT 1 FROM pg_namespace WHERE nspname = %s", schema) == [(1,)]
+    await ledger.init()
+    assert await ledger.drop() is True
+    assert bool(do(dsn, "SELECT 1 FROM pg_namespace WHERE nspname = %s", schema)) is (schema == "public")
 
 
 async def test_an_index_that_makes_ticks_dearer_is_told(dsn: str) -> None:

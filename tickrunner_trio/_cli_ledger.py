@@ -1,8 +1,8 @@
 """``tickrunner status``, ``pause``, ``resume``, ``trigger`` and ``ledger``: the ledger of a database, for operators.
 
-Each prints lines for people, or with ``--json`` one JSON object for programs. The DSN comes from ``--dsn`` or from the
-environment; every process of the machine can read arguments, so a password belongs into the latter, or into a file that
-PGPASSFILE or PGSERVICEFILE names.
+Each prints lines for people, or with ``--json`` one JSON object for programs, of a failure too. The DSN comes from
+``--dsn`` or from the environment; every process of the machine can read arguments, so a password belongs into the
+latter, or into a file that PGPASSFILE or PGSERVICEFILE names.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import trio
 from . import DatabaseUnavailableError, LockerConfigurationError, PostgresLedger
 from ._cli_errors import CommandError, UsageError, printable
 from ._cli_ledger_tables import as_json, described, health_json, run_json, runs_table, services_table
+from ._cli_logging import end_stdout
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
 #: The environment variable that holds the DSN.
 DSN_VARIABLE = "TICKRUNNER_DSN"
+
+_STATUSES = (
+    "Exit status 1: the database cannot tell now; 2: the command is wrong, or there is no such service or ledger."
+)
 
 
 def add_ledger_commands(commands: Any) -> None:
@@ -60,13 +66,25 @@ def add_ledger_commands(commands: Any) -> None:
 
 
 def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], about: str) -> Any:
-    command = commands.add_parser(name, allow_abbrev=False, help=about, description=f"{about[0].upper()}{about[1:]}.")
-    command.set_defaults(command=function)
+    command = commands.add_parser(
+        name, allow_abbrev=False, help=about, description=f"{about[0].upper()}{about[1:]}. {_STATUSES}"
+    )
+    command.set_defaults(command=partial(_answered, function))
     command.add_argument("--dsn", metavar="CONNINFO", help=f"of the database; default: {DSN_VARIABLE}")
     command.add_argument("--schema", default="tickrunner", help="of the ledger's tables (default: tickrunner)")
-    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.add_argument("--json", action="store_true", help="print one JSON object; of a failure, what stderr says")
     command.add_argument("--traceback", action="store_true", help="show the whole traceback of what failed")
     return command
+
+
+def _answered(function: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    try:
+        return function(options)
+    except CommandError as error:
+        if options.json:
+            with suppress(CommandError):  # where stdout takes nothing, that is what is told
+                _print(options, str, error=str(error))
+        raise
 
 
 def _add_by(command: argparse.ArgumentParser) -> None:
@@ -91,8 +109,10 @@ def _status(options: argparse.Namespace) -> int:
 
 async def _of_one(ledger: PostgresLedger, name: str) -> tuple[ClusterHealth, tuple[PastRun, ...]]:
     runs = await ledger.history(name)  # first, since it refuses a name that nobody knows
-    [service] = [each for each in await ledger.cluster_health() if each.name == name]
-    return service, runs
+    for each in await ledger.cluster_health():
+        if each.name == name:
+            return each, runs
+    raise ValueError(f"name must be that of a service in the ledger, got {name!r}: its row was deleted just now")
 
 
 def _pause(options: argparse.Namespace) -> int:
@@ -118,8 +138,9 @@ def _init(options: argparse.Namespace) -> int:
     if options.print:
         ledger = _ledger(options, needs_dsn=False)
         is_there = options.dsn is not None
-        missing = [*_done(ledger.missing), *ledger.grants(role=options.role)] if is_there else None
-        return _printed_sql(options, missing or ledger.statements(role=options.role))
+        with _told():
+            all_of_it, granting = ledger.statements(role=options.role), ledger.grants(role=options.role)
+        return _printed_sql(options, [*_done(ledger.missing), *granting] if is_there else all_of_it)
     ledger = _ledger(options)
     made = _done(partial(ledger.init, role=options.role))
     words = "made what was missing of it" if made else "nothing was missing"
@@ -151,7 +172,14 @@ def _printed_sql(options: argparse.Namespace, statements: tuple[str, ...] | list
 
 
 def _print(options: argparse.Namespace, text: Callable[[], str], **values: object) -> None:
-    print(as_json({"schema": options.schema, **values}) if options.json else text())
+    said = as_json({"schema": options.schema, **values}) if options.json else text()
+    # Rows are ASCII, but somebody may have written others.
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    try:
+        print(said.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:  # a pipe whose reader has gone, a full disk
+        end_stdout()
+        raise CommandError(f"it is done, but stdout does not take what came of it: {error}", status=1) from error
 
 
 def _ledger(options: argparse.Namespace, *, needs_dsn: bool = True) -> PostgresLedger:

@@ -60,7 +60,20 @@ def test_a_service_is_paused_with_a_reason_and_resumed(site: Site, page: Page) -
     page.keyboard.press("Enter")
     expect(row(page, LEDGERED).locator(".paused")).to_be_hidden()
     expect(button(page, "Pause")).to_be_visible()
+    expect(button(page, "Pause")).to_be_focused()
     assert not site.ledger.rows[LEDGERED].paused
+
+
+def test_a_pause_in_another_tab_closes_the_question_and_keeps_the_focus(page: Page) -> None:
+    other = page.context.new_page()
+    other.goto(f"{page.url.partition('#')[0]}#token={TOKEN}")
+    button(page, "Pause").click()
+    expect(page.get_by_label(f"Why pause {LEDGERED}?")).to_be_focused()
+    button(other, "Pause").click()
+    other.keyboard.type("disk")
+    other.keyboard.press("Enter")
+    expect(page.get_by_label(f"Why pause {LEDGERED}?")).to_be_hidden()
+    expect(button(page, "Resume")).to_be_focused()
 
 
 def test_a_pause_that_was_not_meant_changes_nothing(site: Site, page: Page) -> None:

@@ -118,6 +118,6 @@ async def _said(request: Request) -> dict[str, str]:
         given = None
     if isinstance(given, dict):
         said = {"reason": "", "by": f"somebody at {client_of(request)}"} | cast("dict[str, Any]", given)
-        if all(isinstance(said[name], str) for name in ("reason", "by")):
+        if len(said) == 2 and all(isinstance(each, str) for each in said.values()):  # a typo is no reason
             return said
     raise HTTPException(400, 'the body is no JSON such as {"reason": "...", "by": "..."}: mend it, or leave it out')

@@ -226,9 +226,12 @@ class Cluster {
     show(this.known.line, true);
     const paused = Boolean(cluster && cluster.paused_at);
     show(this.paused.line, paused);
+    const focused = document.activeElement; // it goes on to the button that takes the place of what is hidden
+    const loses = paused ? focused === this.pause || this.form.contains(focused) : focused === this.resume;
     show(this.resume, paused);
     show(this.pause, !paused);
-    if (paused) this.ask(false);
+    if (paused) show(this.form, false);
+    if (loses) (paused ? this.resume : this.pause).focus();
     for (const each of [this.trigger, this.pause, this.resume, this.runs]) each.disabled = !ledger;
   }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from ._ledger_rows import add_service, pause, read_runs, read_services, resume, trigger
-from ._ledger_schema import DEFAULT_SCHEMA, checked_schema, creation, grants, removal
+from ._ledger_schema import DEFAULT_SCHEMA, checked_role, checked_schema, creation, grants, removal
 from ._ledger_setup import drop_ledger, init_ledger, ledger_problems, missing_statements
 from ._short import checked_conninfo
 
@@ -61,12 +61,16 @@ class PostgresLedger:
 
         Args:
             role: which; None: the one that runs the statements.
+
+        Raises:
+            TypeError: ``role`` is not a str.
+            ValueError: it is empty, longer than 63 characters, or not printable ASCII.
         """
         return (*creation(self._schema), *self.grants(role=role))
 
     def grants(self, *, role: str | None = None) -> tuple[str, ...]:
-        """Return the part of `statements` that grants."""
-        return tuple(grants(self._schema, role))
+        """Return the part of `statements` that grants. It raises as that does."""
+        return tuple(grants(self._schema, None if role is None else checked_role(role)))
 
     def removal(self) -> tuple[str, ...]:
         """Return the SQL that drops the ledger, which fails where something else is in its schema."""
@@ -87,15 +91,23 @@ class PostgresLedger:
 
         Returns:
             Whether anything was missing.
+
+        Raises:
+            LockerConfigurationError: also where a table has the name of one of ours, and is none: it stays as it is.
+            TypeError: ``role`` is not a str.
+            ValueError: it is empty, longer than 63 characters, or not printable ASCII.
         """
-        return await self._in_thread(partial(init_ledger, role=role))
+        return await self._in_thread(partial(init_ledger, role=None if role is None else checked_role(role)))
 
     async def check(self) -> tuple[str, ...]:
         """Return what is wrong with the ledger for this role, each with its remedy; nothing if all is well."""
         return await self._in_thread(ledger_problems)
 
     async def drop(self) -> bool:
-        """Drop the ledger's tables, and the schema if nothing else is in it; return whether there was any.
+        """Drop the ledger's tables, and the schema if nothing else is in it; return whether there was any of them.
+
+        A table that only has the name of one of ours is not dropped, which is a `LockerConfigurationError`, nor is the
+        schema ``public``.
 
         With them go the epochs: the next ones begin anew, below those that were given out. What compares epochs has to
         forget its own.

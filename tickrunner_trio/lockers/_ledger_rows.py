@@ -7,6 +7,7 @@ began. So an operator and a tick may write the same row in any order, and a trig
 from __future__ import annotations
 
 import datetime as dt
+import math
 from typing import TYPE_CHECKING
 
 from .._cluster_health import ClusterHealth, PastRun, cluster_state, outcome_of
@@ -24,6 +25,8 @@ _HELD = (
     " WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND mode = 'ExclusiveLock'"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
+# What `datetime` knows, less what a time zone may shift it by.
+_FIRST, _LAST = (dt.datetime(year, 1, 2, tzinfo=dt.UTC).timestamp() for year in (1, 9999))
 _EPOCH = "date_part('epoch', {})".format
 _WORKING_SINCE = (
     f"CASE WHEN (last_ended_at IS NULL OR last_ended_at < started_at) AND lock_id IN ({_HELD})"
@@ -33,7 +36,7 @@ _FIELDS = (
     *("name", "lock_id", "interval_seconds", "epoch", _EPOCH("last_success"), _EPOCH("last_failure")),
     *("last_error", "consecutive_failures", "last_outcome", _EPOCH("last_ended_at"), "last_duration", "holder"),
     _WORKING_SINCE,
-    *(_EPOCH("due_at"), _EPOCH("clock_timestamp() - due_at")),
+    *(_EPOCH("due_at"), f"{_EPOCH('clock_timestamp()')} - {_EPOCH('due_at')}"),  # an infinite time has no distance
     *(_EPOCH("paused_at"), "paused_by", "pause_reason", _EPOCH("triggered_at"), "triggered_by"),
 )
 _ROWS = f"SELECT {', '.join(_FIELDS)} FROM {{service}}"  # noqa: S608 - texts of this module, and a quoted name
@@ -154,12 +157,12 @@ def _health(row: Sequence[str | None]) -> ClusterHealth:
             paused=paused is not None,
             working=working is not None,
             overdue=_number(overdue),
-            interval=float(interval or 0),
+            interval=_number(interval) or 0.0,
             failures=int(failures or 0),
             has_ended=ended is not None,
         ),
         lock_id=int(lock_id or 0),
-        interval=float(interval or 0),
+        interval=_number(interval) or 0.0,
         last_success=_time(success),
         last_failure=_time(failure),
         last_error=_text(error),
@@ -184,8 +187,13 @@ def _text(value: str | None) -> str:
 
 
 def _number(value: str | None) -> float | None:
-    return None if value is None else float(value)
+    """Return a number; None for what a person may have written there, and no clock or sum can work with."""
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else None
 
 
 def _time(value: str | None) -> dt.datetime | None:
-    return None if value is None else dt.datetime.fromtimestamp(float(value), dt.UTC)
+    """Return a time, or the first or last one that Python knows for what lies beyond."""
+    if value is None:
+        return None
+    return dt.datetime.fromtimestamp(min(max(float(value), _FIRST), _LAST), dt.UTC)

@@ -45,6 +45,11 @@ class Column:
     kind: str  #: Its type, as ``format_type`` writes it.
     condition: str = ""  #: What follows the type: NOT NULL, a default.
 
+    @property
+    def is_of_old(self) -> bool:
+        """Whether every ledger has it, since no release could have added it to a table with rows."""
+        return self.name in _KEYS or (self.condition.startswith("NOT NULL") and "DEFAULT" not in self.condition)
+
     def __str__(self) -> str:
         return " ".join(filter(None, (self.name, self.kind, self.condition)))
 
@@ -87,6 +92,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     ),
 }
 
+_KEYS = {"name", "service", "slot"}
 #: What stands beside the columns of a table.
 _CONSTRAINTS = {"run": ("PRIMARY KEY (service, slot)",)}
 #: Pages are left half empty, so that a new version of a row finds room beside the old one. A ring is updated all over,
@@ -114,6 +120,23 @@ def checked_schema(schema: object, field: str = "ledger") -> str:
     if schema.startswith("pg_") or schema == "information_schema":
         raise ValueError(f"{field} must not be a schema of PostgreSQL's own, got {schema!r}: write another name")
     return schema
+
+
+def checked_role(role: object) -> str:
+    """Return ``role`` if it may be the name of one.
+
+    Raises:
+        TypeError: it is no str.
+        ValueError: it is empty, too long, or not printable ASCII.
+    """
+    if not isinstance(role, str):
+        raise TypeError(f"role must be the name of a role, got {role!r}: write one, such as 'app'")
+    if not (role and role.isascii() and role.isprintable() and len(role) <= _LONGEST_NAME):
+        raise ValueError(
+            f"role must be the name of a role, 1 to {_LONGEST_NAME} printable ASCII characters, got {role!r}: write "
+            "one, such as 'app'"
+        )
+    return role
 
 
 def quoted(name: str) -> str:
@@ -177,6 +200,7 @@ def grants(schema: str, role: str | None = None) -> list[str]:
 
 
 def removal(schema: str) -> list[str]:
-    """Return the statements that drop a ledger, if nothing else is in its schema."""
+    """Return the statements that drop a ledger, if nothing else is in its schema; none drops ``public``."""
     tables = ", ".join(table(schema, name) for name in COLUMNS)
-    return [f"DROP TABLE IF EXISTS {tables}", f"DROP SCHEMA IF EXISTS {quoted(schema)}"]
+    drop_schema = [] if schema == "public" else [f"DROP SCHEMA IF EXISTS {quoted(schema)}"]
+    return [f"DROP TABLE IF EXISTS {tables}", *drop_schema]

@@ -16,7 +16,8 @@ Invariants:
 
 1. Several at once all succeed: one makes what is missing, the others find it.
 2. A role that may not create anything is not refused where nothing is missing.
-3. Nothing is ever changed but by adding a table or a column; only `drop_ledger` takes away, and only what is ours.
+3. Nothing is ever changed but by adding a table or a column; only `drop_ledger` takes away.
+4. Neither touches a table that is none of ours, and has the name of one by chance.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from .._errors import DatabaseUnavailableError
+from .._errors import DatabaseUnavailableError, LockerConfigurationError
 from ._clock import boot_seconds
 from ._ledger_schema import COLUMNS, DDL_LOCK_ID, PRIVILEGES, creation, grants, quoted, removal, table
 from ._ledger_transaction import transaction
@@ -40,10 +41,13 @@ TABLE_LOCK_SECONDS = 0.1
 PATIENCE = 8.0
 
 _SCHEMA = "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = $1::name"
+_WHO = "SELECT current_user::text"
+# Of views and the like too, since no table can bear their names; one without a column has a row without a name.
 _COLUMNS = (
     "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod)"
-    " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_attribute AS a ON a.attrelid = c.oid"
-    " WHERE n.nspname = $1::name AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped"
+    " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+    " LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+    " WHERE n.nspname = $1::name"
 )
 _INDEXES = (
     "SELECT c.relname, i.relname, x.indisprimary, ARRAY(SELECT a.attname::text FROM unnest(x.indkey) WITH ORDINALITY"
@@ -60,6 +64,7 @@ _OTHERS = (
     " AND d.refobjid = n.oid WHERE n.nspname = $1::name LIMIT 1"
 )
 _PRIMARY_KEYS = {"service": "{name}", "run": "{service,slot}"}
+_NOT_OURS = "it is no table of ours; name another schema"
 
 
 def init_ledger(conninfo: str, schema: str, *, role: str | None = None) -> bool:
@@ -72,14 +77,15 @@ def init_ledger(conninfo: str, schema: str, *, role: str | None = None) -> bool:
 
     Raises:
         DatabaseUnavailableError: the server cannot do it now; or others use the tables without a pause.
-        LockerConfigurationError: the role may not do it, and something is missing.
+        LockerConfigurationError: the role may not do it, and something is missing; or a table is none of ours.
     """
-    if role is None and not missing_statements(conninfo, schema):
+    granting = [] if role is None else grants(schema, role)
+    if not granting and not missing_statements(conninfo, schema):
         return False
 
     def make(writing: Transaction) -> bool:
-        missing = creation(schema, _found(writing, schema))  # somebody may have made it meanwhile
-        for statement in [*missing, *([] if role is None else grants(schema, role))]:
+        missing = creation(schema, _found_of_ours(writing, schema))  # somebody may have made it meanwhile
+        for statement in [*missing, *granting]:
             writing.execute(statement)
         return bool(missing)
 
@@ -89,7 +95,7 @@ def init_ledger(conninfo: str, schema: str, *, role: str | None = None) -> bool:
 def missing_statements(conninfo: str, schema: str) -> tuple[str, ...]:
     """Return the statements that `init_ledger` would make it complete with. It raises as `ledger_problems` does."""
     with transaction(conninfo, schema, writes=False) as reading:
-        return tuple(creation(schema, _found(reading, schema)))
+        return tuple(creation(schema, _found_of_ours(reading, schema)))
 
 
 def ledger_problems(conninfo: str, schema: str) -> tuple[str, ...]:
@@ -104,23 +110,21 @@ def ledger_problems(conninfo: str, schema: str) -> tuple[str, ...]:
 
 
 def drop_ledger(conninfo: str, schema: str) -> bool:
-    """Drop the ledger's tables, and the schema if nothing else is in it; return whether there was anything of it.
+    """Drop the ledger's tables, and the schema if nothing else is in it; return whether there was any of them.
 
     Raises:
         DatabaseUnavailableError: the server cannot do it now; or others use the tables without a pause.
-        LockerConfigurationError: the role may not do it.
+        LockerConfigurationError: the role may not do it; or a table is none of ours.
     """
 
     def drop(writing: Transaction) -> bool:
-        found = _found(writing, schema)
-        if found is None:
+        if COLUMNS.keys().isdisjoint(_found_of_ours(writing, schema) or ()):
             return False
-        drop_tables, drop_schema = removal(schema)
+        drop_tables, *drop_schema = removal(schema)
         writing.execute(drop_tables)
-        is_emptied = not writing.ask(_OTHERS, schema)
-        if is_emptied:
-            writing.execute(drop_schema)
-        return is_emptied or not COLUMNS.keys().isdisjoint(found)
+        for statement in [] if writing.ask(_OTHERS, schema) else drop_schema:
+            writing.execute(statement)
+        return True
 
     return _changed(conninfo, schema, drop)
 
@@ -148,7 +152,23 @@ def _found(transaction: Transaction, schema: str) -> dict[str, dict[str, str]] |
         return None
     found: dict[str, dict[str, str]] = {}
     for name, column, kind in transaction.ask(_COLUMNS, schema):
-        found.setdefault(str(name), {})[str(column)] = str(kind)
+        columns = found.setdefault(str(name), {})
+        if column is not None:
+            columns[column] = str(kind)
+    return found
+
+
+def _found_of_ours(transaction: Transaction, schema: str) -> dict[str, dict[str, str]] | None:
+    """Return what `_found` does.
+
+    Raises:
+        LockerConfigurationError: one of these tables has the name of one of ours, and is none.
+    """
+    found = _found(transaction, schema)
+    indexes = transaction.ask(_INDEXES, schema) if found else []
+    for name, known in (found or {}).items():
+        for problem in _foreign_problems(schema, name, known, indexes) if name in COLUMNS else ():
+            raise LockerConfigurationError(problem)
     return found
 
 
@@ -157,36 +177,48 @@ def _problems(reading: Transaction, schema: str) -> Iterator[str]:
     if found is None:
         yield f"there is no schema {schema!r}: run 'tickrunner ledger init'"
         return
+    use_schema, use_tables = grants(schema, str(reading.ask(_WHO)[0][0]))  # whoever may grant is another role
     if reading.ask(_SCHEMA, schema) != [["t"]]:
-        yield f"the role may not use the schema {quoted(schema)}: {grants(schema)[0]}"
+        yield f"the role may not use the schema {quoted(schema)}: {use_schema}"
     indexes = reading.ask(_INDEXES, schema)
     for name in COLUMNS:
         known = found.get(name)
         if known is None:
             yield f"there is no table {table(schema, name)}: run 'tickrunner ledger init'"
             continue
-        yield from _column_problems(schema, name, known)
-        yield from _index_problems(schema, name, [row[1:] for row in indexes if row[0] == name])
+        foreign = tuple(_foreign_problems(schema, name, known, indexes))
+        yield from foreign
+        if foreign:
+            continue
+        yield from _missing_columns(schema, name, known)
+        yield from _index_problems(schema, name, indexes)
         for privilege in PRIVILEGES:
             if reading.ask(_PRIVILEGE, schema, name, privilege) != [["t"]]:
-                yield f"the role may not {privilege} on {table(schema, name)}: {grants(schema)[1]}"
+                yield f"the role may not {privilege} on {table(schema, name)}: {use_tables}"
 
 
-def _column_problems(schema: str, name: str, known: Mapping[str, str]) -> Iterator[str]:
+def _foreign_problems(
+    schema: str, name: str, known: Mapping[str, str], indexes: Sequence[Sequence[str | None]]
+) -> Iterator[str]:
+    """Tell what no table of ours can be like, of whichever release."""
+    for column in COLUMNS[name]:
+        if column.name not in known:
+            if column.is_of_old:
+                yield f"{table(schema, name)} has no column {column.name}: {_NOT_OURS}"
+        elif known[column.name] != column.kind:
+            yield f"{table(schema, name)}.{column.name} is {known[column.name]}, not {column.kind}: {_NOT_OURS}"
+    wanted = _PRIMARY_KEYS[name]
+    if not any(of == name and is_primary == "t" and keys == wanted for of, _, is_primary, keys in indexes):
+        yield f"{table(schema, name)} has not the primary key {wanted}: {_NOT_OURS}"
+
+
+def _missing_columns(schema: str, name: str, known: Mapping[str, str]) -> Iterator[str]:
     for column in COLUMNS[name]:
         if column.name not in known:
             yield f"{table(schema, name)} has no column {column.name}: run 'tickrunner ledger init'"
-        elif known[column.name] != column.kind:
-            yield (
-                f"{table(schema, name)}.{column.name} is {known[column.name]}, not {column.kind}: it is no table of "
-                "ours; name another schema"
-            )
 
 
 def _index_problems(schema: str, name: str, indexes: Sequence[Sequence[str | None]]) -> Iterator[str]:
-    wanted = _PRIMARY_KEYS[name]
-    if not any(is_primary == "t" and keys == wanted for _, is_primary, keys in indexes):
-        yield f"{table(schema, name)} has not the primary key {wanted}: it is no table of ours; name another schema"
-    for index, is_primary, keys in indexes:
-        if is_primary != "t":
+    for of, index, is_primary, keys in indexes:
+        if of == name and is_primary != "t":
             yield f"{table(schema, name)} has an index {index} on {keys}, which may make each tick dearer: drop it"

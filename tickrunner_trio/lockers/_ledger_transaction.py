@@ -51,6 +51,8 @@ _SETTINGS = (
 _NO_TABLE = {"42P01", "3F000", "42703"}
 _NOT_ALLOWED = "42501"
 _LOCKED = "55P03"
+_NO_ROLE = "42704"
+_NEEDED = "2BP01"
 
 
 class Transaction:
@@ -119,8 +121,14 @@ def _told(state: str, words: str, schema: str) -> DatabaseUnavailableError | Loc
         )
     if state == _NOT_ALLOWED:
         return LockerConfigurationError(
-            f"the role may not do this to the ledger in the schema {schema!r} ({words}): let its owner run what "
-            "'tickrunner ledger init --role NAME --print' prints"
+            f"the role may not do this to the ledger in the schema {schema!r} ({words}): let its owner run it, or "
+            "what 'tickrunner ledger init --role NAME --print' prints"
+        )
+    if state == _NO_ROLE:
+        return LockerConfigurationError(f"{words}: create it, or name another role")
+    if state == _NEEDED:
+        return LockerConfigurationError(
+            f"something else needs the ledger in the schema {schema!r} ({words}): drop that first"
         )
     if state == _LOCKED:
         return DatabaseUnavailableError(
