@@ -438,6 +438,23 @@ async def test_who_watches_is_woken_when_a_service_is_triggered_and_when_one_tha
             await until(lambda: woken)
 
 
+async def test_a_service_may_be_watched_whatever_its_name_is(dsn: str) -> None:
+    ledger = PostgresLedger(dsn)
+    woken: list[str] = []
+    async with PostgresLocker(dsn, ledger=True, lease=2.0) as locker:
+        with locker.watching("d\xe9", lambda: woken.append("triggered")):
+            await run(locker, service="d\xe9")
+            await ledger.trigger("d\xe9")
+            await until(lambda: woken)
+            await ledger.pause("d\xe9", reason="", by="")
+            assert (await ask(locker, never, service="d\xe9")).state is LedgerState.PAUSED
+        with locker.watching("d\xe9", lambda: woken.append("resumed")):
+            do(dsn, "UPDATE tickrunner.service SET triggered_at = NULL")
+            await ledger.resume("d\xe9")
+            await until(lambda: woken[-1] == "resumed")
+        assert locker.statistics().sessions_lost == 0
+
+
 def watch(lease: float = 15.0) -> LedgerWatch:
     return LedgerWatch("tickrunner", lease_timing(lease))
 
