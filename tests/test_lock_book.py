@@ -972,6 +972,15 @@ def test_who_is_in_a_hurry_waits_for_one_lease_at_most_counted_from_the_first_ti
     PostgresLease(desk.book, 6).hurry()  # which waits for nothing
 
 
+def test_the_result_of_a_caller_that_was_cancelled_before_the_answer_is_waited_for_one_lease_at_most() -> None:
+    desk = Desk()
+    lease = LedgerLease(desk.book, 5, service="sweep", interval=60.0, forced=False)
+    desk.book.want(lease)
+    desk.book.next_batch()
+    desk.book.abandon(lease)
+    assert lease.write_until == desk.now + TIMING.lease
+
+
 @pytest.mark.parametrize("instead", [math.inf, 6.0])
 def test_a_hold_that_was_put_off_does_not_end_at_its_first_time(instead: float) -> None:
     desk = Desk()

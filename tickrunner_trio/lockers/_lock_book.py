@@ -166,6 +166,7 @@ class LockBook:
 
     def abandon(self, lease: PostgresLease) -> None:
         """The caller was cancelled before the answer reached it: whatever the server says, no lock is left."""
+        lease.hurry()  # nobody waits for what becomes of its row
         with self._mutex:
             lease.abandoned = True
             if lease.state is LeaseState.HELD:
