@@ -319,8 +319,11 @@ class Service:
         return random_of(self.name)() * part_of(self.interval)  # if it is not due, the answer says when it is
 
     def _is_wanted(self) -> None:
-        """Somebody has triggered or resumed it: the next slot is now."""
-        if self._schedule is not None:
+        """Somebody has triggered or resumed it: the next slot is now.
+
+        Not during a tick, which may be what was asked for; if it was not, we are told again.
+        """
+        if self._schedule is not None and not self._under_way:
             self._schedule.move_to(trio.current_time())
             self._alarm.wake()
 
