@@ -946,6 +946,17 @@ def test_results_that_cannot_be_written_are_tried_again_together_when_the_first_
     assert desk.book.next_batch().releases == leases
 
 
+def test_a_lock_whose_result_could_not_be_written_makes_no_room_when_it_is_tried_again() -> None:
+    desk = Desk(lock_table=4)
+    [lease] = desk.have(5)
+    desk.book.give_back(lease)
+    desk.book.answered(desk.book.next_batch(), [], desk.now, {lease})
+    desk.now += 1.0
+    desk.book.want(PostgresLease(desk.book, 6))
+    batch = desk.book.next_batch()
+    assert (batch.releases, batch.acquires, len(batch.refused)) == ([lease], [], 1)
+
+
 def test_a_result_that_cannot_be_written_is_done_with_when_its_session_is() -> None:
     desk = Desk()
     [lease] = desk.have(5)
