@@ -399,6 +399,22 @@ def test_no_text_costs_a_lease_in_whatever_encoding(postgres: LocalPostgres) -> 
             trio.run(main, text, text)
 
 
+async def test_no_setting_of_the_role_changes_what_goes_over_the_wire(dsn: str) -> None:
+    await PostgresLedger(dsn).init()
+    with role(dsn) as (name, conninfo):
+        await PostgresLedger(dsn).init(role=name)
+        for setting in ("array_nulls = off", "extra_float_digits = -15", "datestyle = 'German'"):
+            do(dsn, f"ALTER ROLE {name} SET {setting}")
+        async with PostgresLocker(conninfo, ledger=True) as locker:
+            async with trio.open_nursery() as nursery:  # of one batch, as a rule
+                nursery.start_soon(locker.with_advisory_lock, 2, nothing)
+                nursery.start_soon(ask, locker)
+            answer = await ask(locker, never)
+            assert answer.last_success is not None
+            assert abs(time.time() - answer.last_success.timestamp()) < 60
+            assert locker.statistics().sessions_lost == 0
+
+
 # -- Pause, resume, trigger --------------------------------------------------------------------------------------------
 
 
