@@ -211,7 +211,7 @@ class Service:
                 schedule = self._schedule = Schedule(entered_at + self._first_wait(), self.interval)
                 startup = await self._run_startup(entered_at)
                 schedule = self._schedule  # a success has begun another one
-                while True:
+                while True:  # noqa: ASYNC913 - it passes the checkpoint by only where it has slept since the last one
                     if self._requests or self._drained or schedule.next_at <= trio.current_time():
                         if not self._has_slept:
                             await trio.lowlevel.checkpoint()

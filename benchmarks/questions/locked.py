@@ -54,7 +54,7 @@ def question(*, quick: bool) -> Question:
             Measurement(
                 way=OURS,
                 function=f"{__name__}:measure_slots",
-                arguments={"slots": 3 if quick else 5},
+                arguments={"slots": 2 if quick else 5},
                 several=True,
                 server=True,
             ),
@@ -64,7 +64,7 @@ def question(*, quick: bool) -> Question:
             Measurement(
                 way=PGQUEUER,
                 function="benchmarks.peers.pgqueuer_jobs:rate",
-                arguments={"jobs": 4_000 if quick else 6_000},
+                arguments={"jobs": 3_000 if quick else 6_000},
                 server=True,
             ),
             Measurement(
@@ -76,7 +76,7 @@ def question(*, quick: bool) -> Question:
             Measurement(
                 way=FOUR,
                 function="benchmarks.peers.apscheduler4:rate",
-                arguments={"jobs": 200 if quick else 300},
+                arguments={"jobs": 100 if quick else 300},
                 peer="apscheduler4",
                 server=True,
             ),

@@ -39,7 +39,7 @@ def question(*, quick: bool) -> Question:
             Comparison(name="over trio_util.periodic", of=ratio("us", PERIODIC)),
             Comparison(name="cadence replica over the bare loop", of=ratio("us", BARE, of=REPLICA)),
         ),
-        rounds=2 if quick else 5,
+        rounds=1 if quick else 5,
         notes=(
             "`us`: microseconds of processor time per tick, all threads of the process. `busy`: processor time over "
             "wall-clock time; 1 says that the loop had always something to do. 100 services, interval 0.01 ms, shorter "

@@ -10,7 +10,7 @@ BARE, PARKED, TIMERFD = "bare Trio tasks", "parked tasks, Trio's timer", "parked
 
 def question(*, quick: bool) -> Question:
     """Ask it."""
-    arguments = {"services": 100, "lead": 2.0, "seconds": 3 if quick else 4}
+    arguments = {"services": 100, "lead": 2.0, "seconds": 2 if quick else 3}
     parked = "benchmarks.peers.parked_trio:lateness"
     return Question(
         key="timers",
