@@ -352,6 +352,34 @@ async def test_a_run_whose_session_was_lost_is_as_due_as_before_and_in_the_histo
     assert [(each.outcome, each.ended_at is None) for each in runs] == [(Outcome.SUCCESS, False), (None, True)]
 
 
+async def test_a_success_that_does_not_reach_the_server_is_repeated_under_a_higher_epoch(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_all = PipelinedConnection.ask_all
+
+    def cut_off(self: PipelinedConnection, statements: Any, *, deadline: float) -> list[Rows]:
+        if statements[0][0].endswith(b"results"):
+            terminate(dsn)
+        return ask_all(self, statements, deadline=deadline)
+
+    async with PostgresLocker(dsn, ledger=True) as one, PostgresLocker(dsn, ledger=True) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(PipelinedConnection, "ask_all", cut_off)
+            answer = await ask(one)
+        assert (answer.state, answer.due_in) == (LedgerState.RAN, None)
+
+        async def is_run() -> bool:
+            try:
+                return (await ask(other)).state is LedgerState.RAN
+            except DatabaseUnavailableError:
+                return False
+
+        await until_it(is_run)
+    runs = await PostgresLedger(dsn).history("sweep")
+    assert [each.outcome for each in runs] == [Outcome.SUCCESS, None]
+    assert runs[0].epoch > runs[1].epoch
+
+
 async def test_a_caller_that_is_cancelled_while_the_server_is_asked_leaves_no_lock_and_takes_no_run(dsn: str) -> None:
     async with PostgresLocker(dsn, ledger=True) as locker:
         for _ in range(20):
