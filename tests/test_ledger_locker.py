@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import logging
 import secrets
+import threading
 import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from tickrunner_trio.lockers._clock import boot_seconds
 from tickrunner_trio.lockers._ledger_session import LedgerSession, Seen
 from tickrunner_trio.lockers._ledger_watch import LOOK_SECONDS, LedgerWatch
 from tickrunner_trio.lockers._pipeline import PipelinedConnection, refuse_old_libpq
+from tickrunner_trio.lockers._short import _wait as wait
 from tickrunner_trio.lockers._timing import lease_timing
 
 if TYPE_CHECKING:
@@ -643,6 +645,21 @@ async def test_an_answer_that_cannot_be_costs_the_session(dsn: str, monkeypatch:
             with pytest.raises(error, match=words):
                 await ask(locker, never)
         assert locker.statistics().sessions_lost == 1
+
+
+def test_a_session_that_is_ended_in_the_midst_of_a_pipeline_says_why(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as psql:
+        for attempt in range(40):
+            connection = PipelinedConnection(dsn, wait)
+            connection.prepare(b"x", b"SELECT 1", deadline=boot_seconds() + 5)
+            after = attempt * 5e-5
+            killer = threading.Timer(after, psql.execute, [f"SELECT pg_terminate_backend({connection.backend_pid})"])
+            killer.start()
+            with pytest.raises(DatabaseUnavailableError, match=r"terminating connection|closed the connection"):
+                while True:
+                    connection.ask_all([(b"x", [])] * 6, deadline=boot_seconds() + 5)
+            connection.close()
+            killer.join()
 
 
 class FakePq:
