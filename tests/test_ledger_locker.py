@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import logging
 import secrets
+import threading
 import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from tickrunner_trio.lockers._clock import boot_seconds
 from tickrunner_trio.lockers._ledger_session import LedgerSession, Seen
 from tickrunner_trio.lockers._ledger_watch import LOOK_SECONDS, LedgerWatch
 from tickrunner_trio.lockers._pipeline import PipelinedConnection, refuse_old_libpq
+from tickrunner_trio.lockers._short import _wait as wait
 from tickrunner_trio.lockers._timing import lease_timing
 
 if TYPE_CHECKING:
@@ -352,6 +354,34 @@ async def test_a_run_whose_session_was_lost_is_as_due_as_before_and_in_the_histo
     assert [(each.outcome, each.ended_at is None) for each in runs] == [(Outcome.SUCCESS, False), (None, True)]
 
 
+async def test_a_success_that_does_not_reach_the_server_is_repeated_under_a_higher_epoch(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_all = PipelinedConnection.ask_all
+
+    def cut_off(self: PipelinedConnection, statements: Any, *, deadline: float) -> list[Rows]:
+        if statements[0][0].endswith(b"results"):
+            terminate(dsn)
+        return ask_all(self, statements, deadline=deadline)
+
+    async with PostgresLocker(dsn, ledger=True) as one, PostgresLocker(dsn, ledger=True) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(PipelinedConnection, "ask_all", cut_off)
+            answer = await ask(one)
+        assert (answer.state, answer.due_in) == (LedgerState.RAN, None)
+
+        async def is_run() -> bool:
+            try:
+                return (await ask(other)).state is LedgerState.RAN
+            except DatabaseUnavailableError:
+                return False
+
+        await until_it(is_run)
+    runs = await PostgresLedger(dsn).history("sweep")
+    assert [each.outcome for each in runs] == [Outcome.SUCCESS, None]
+    assert runs[0].epoch > runs[1].epoch
+
+
 async def test_a_caller_that_is_cancelled_while_the_server_is_asked_leaves_no_lock_and_takes_no_run(dsn: str) -> None:
     async with PostgresLocker(dsn, ledger=True) as locker:
         for _ in range(20):
@@ -399,6 +429,22 @@ def test_no_text_costs_a_lease_in_whatever_encoding(postgres: LocalPostgres) -> 
             trio.run(main, text, text)
 
 
+async def test_no_setting_of_the_role_changes_what_goes_over_the_wire(dsn: str) -> None:
+    await PostgresLedger(dsn).init()
+    with role(dsn) as (name, conninfo):
+        await PostgresLedger(dsn).init(role=name)
+        for setting in ("array_nulls = off", "extra_float_digits = -15", "datestyle = 'German'"):
+            do(dsn, f"ALTER ROLE {name} SET {setting}")
+        async with PostgresLocker(conninfo, ledger=True) as locker:
+            async with trio.open_nursery() as nursery:  # of one batch, as a rule
+                nursery.start_soon(locker.with_advisory_lock, 2, nothing)
+                nursery.start_soon(ask, locker)
+            answer = await ask(locker, never)
+            assert answer.last_success is not None
+            assert abs(time.time() - answer.last_success.timestamp()) < 60
+            assert locker.statistics().sessions_lost == 0
+
+
 # -- Pause, resume, trigger --------------------------------------------------------------------------------------------
 
 
@@ -436,6 +482,23 @@ async def test_who_watches_is_woken_when_a_service_is_triggered_and_when_one_tha
             woken.clear()
             await ledger.resume("sweep")
             await until(lambda: woken)
+
+
+async def test_a_service_may_be_watched_whatever_its_name_is(dsn: str) -> None:
+    ledger = PostgresLedger(dsn)
+    woken: list[str] = []
+    async with PostgresLocker(dsn, ledger=True, lease=2.0) as locker:
+        with locker.watching("d\xe9", lambda: woken.append("triggered")):
+            await run(locker, service="d\xe9")
+            await ledger.trigger("d\xe9")
+            await until(lambda: woken)
+            await ledger.pause("d\xe9", reason="", by="")
+            assert (await ask(locker, never, service="d\xe9")).state is LedgerState.PAUSED
+        with locker.watching("d\xe9", lambda: woken.append("resumed")):
+            do(dsn, "UPDATE tickrunner.service SET triggered_at = NULL")
+            await ledger.resume("d\xe9")
+            await until(lambda: woken[-1] == "resumed")
+        assert locker.statistics().sessions_lost == 0
 
 
 def watch(lease: float = 15.0) -> LedgerWatch:
@@ -582,6 +645,21 @@ async def test_an_answer_that_cannot_be_costs_the_session(dsn: str, monkeypatch:
             with pytest.raises(error, match=words):
                 await ask(locker, never)
         assert locker.statistics().sessions_lost == 1
+
+
+def test_a_session_that_is_ended_in_the_midst_of_a_pipeline_says_why(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as psql:
+        for attempt in range(40):
+            connection = PipelinedConnection(dsn, wait)
+            connection.prepare(b"x", b"SELECT 1", deadline=boot_seconds() + 5)
+            after = attempt * 5e-5
+            killer = threading.Timer(after, psql.execute, [f"SELECT pg_terminate_backend({connection.backend_pid})"])
+            killer.start()
+            with pytest.raises(DatabaseUnavailableError, match=r"terminating connection|closed the connection"):
+                while True:
+                    connection.ask_all([(b"x", [])] * 6, deadline=boot_seconds() + 5)
+            connection.close()
+            killer.join()
 
 
 class FakePq:

@@ -252,6 +252,40 @@ def test_who_is_woken_while_it_works_finishes_first_and_follows_the_answer() -> 
     assert times(locker) == [5.0, 71.0]
 
 
+def test_with_the_cadence_replica_who_is_woken_while_it_works_does_not_work_again_for_that() -> None:
+    locker = LedgerOfATest([70.0])
+
+    async def main() -> None:
+        made = service(locker, cadence="replica")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.run)
+            await trio.sleep(25.5)
+            locker.wakes["sweep"]()
+            await trio.sleep(50)
+            made.drain()
+
+    virtually(main)
+    assert locker.asked == [(25.0, True)]
+
+
+def test_with_the_cadence_replica_who_is_woken_asks_whether_somebody_else_has_run_and_keeps_its_own_slots() -> None:
+    locker = LedgerOfATest([70.0, LedgerAnswer(state=BUSY), LedgerAnswer(state=NOT_DUE, due_in=9.0), 70.0])
+
+    async def main() -> None:
+        made = service(locker, cadence="replica")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.run)
+            for _ in range(2):
+                await trio.sleep(40)
+                locker.wakes["sweep"]()
+                locker.wakes["sweep"]()
+            await trio.sleep(50)
+            made.drain()
+
+    virtually(main)
+    assert locker.asked == [(25.0, True), (40.0, False), (80.0, False), (125.0, True)]
+
+
 def test_a_forced_tick_says_so_and_moves_the_slots_as_any_other() -> None:
     locker = LedgerOfATest([LedgerAnswer(state=NOT_DUE, due_in=500.0), 99.0])
 

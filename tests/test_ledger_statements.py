@@ -304,3 +304,17 @@ def test_a_trigger_is_done_with_when_a_run_that_began_after_it_has_ended(ledger:
     assert run(Outcome.CANCELLED)  # a drain cut it short: somebody else does it
     assert run(Outcome.SUCCESS, meanwhile=trigger)  # it was triggered again
     assert not run(Outcome.FAILED)
+    ledger.do(
+        trigger.replace("clock_timestamp()", "clock_timestamp() + interval '1 hour'")
+    )  # by a clock set back since
+    assert not run(Outcome.SUCCESS)
+
+
+def test_a_run_that_ended_before_it_began_because_the_clock_was_set_back_has_ended_all_the_same(
+    ledger: Session,
+) -> None:
+    [(_, _, epochs, *_)] = ledger.ask("a", forced=True)
+    ledger.do("UPDATE tickrunner.service SET started_at = started_at + interval '1 hour'")
+    ledger.tell("a", int(str(epochs)[1:-1]), Outcome.SUCCESS, interval=60.0, chance=0.5)
+    ledger.ask("a", forced=True)
+    assert ledger.do("SELECT outcome FROM tickrunner.run") == [("success",)]

@@ -946,6 +946,17 @@ def test_results_that_cannot_be_written_are_tried_again_together_when_the_first_
     assert desk.book.next_batch().releases == leases
 
 
+def test_a_lock_whose_result_could_not_be_written_makes_no_room_when_it_is_tried_again() -> None:
+    desk = Desk(lock_table=4)
+    [lease] = desk.have(5)
+    desk.book.give_back(lease)
+    desk.book.answered(desk.book.next_batch(), [], desk.now, {lease})
+    desk.now += 1.0
+    desk.book.want(PostgresLease(desk.book, 6))
+    batch = desk.book.next_batch()
+    assert (batch.releases, batch.acquires, len(batch.refused)) == ([lease], [], 1)
+
+
 def test_a_result_that_cannot_be_written_is_done_with_when_its_session_is() -> None:
     desk = Desk()
     [lease] = desk.have(5)
@@ -970,6 +981,15 @@ def test_who_is_in_a_hurry_waits_for_one_lease_at_most_counted_from_the_first_ti
     lease.hurry()
     assert lease.write_until == 3.0 + TIMING.lease
     PostgresLease(desk.book, 6).hurry()  # which waits for nothing
+
+
+def test_the_result_of_a_caller_that_was_cancelled_before_the_answer_is_waited_for_one_lease_at_most() -> None:
+    desk = Desk()
+    lease = LedgerLease(desk.book, 5, service="sweep", interval=60.0, forced=False)
+    desk.book.want(lease)
+    desk.book.next_batch()
+    desk.book.abandon(lease)
+    assert lease.write_until == desk.now + TIMING.lease
 
 
 @pytest.mark.parametrize("instead", [math.inf, 6.0])

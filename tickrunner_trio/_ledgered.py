@@ -37,7 +37,7 @@ class LedgerTurn:
     Args:
         locker: of the service.
         config: of the service.
-        forced: whether `Service.tick` asked for it.
+        forced: whether it is to run though it is not due.
     """
 
     __slots__ = ("_config", "_forced", "_locker", "answer")
@@ -45,7 +45,7 @@ class LedgerTurn:
     def __init__(self, locker: LedgerLocker, config: Config, *, forced: bool) -> None:
         self._locker = locker
         self._config = config
-        self._forced = forced or config.cadence == "replica"  # each replica's slots are its own then
+        self._forced = forced
         self.answer: LedgerAnswer | None = None  #: None: there was none, or there is none yet.
 
     async def with_lock(

@@ -107,6 +107,7 @@ class Service:
         self._schedule: Schedule | None = None
         self._utc_offset = 0.0
         self._startup_pass: Attempt | None = None
+        self._own_slot: float | None = None  # with the cadence "replica", while the next one is for whoever woke it
         self._last_duration: float | None = None
         self._number = 0
         self._drained = False
@@ -275,6 +276,7 @@ class Service:
         self._run_task = trio.lowlevel.current_task()
         self._alarm = Alarm()
         self._has_slept = False
+        self._own_slot = None
         self._approach = trio.CancelScope()
         self._heard = (trio.lowlevel.current_clock(), trio.current_time())
         self._utc_offset = utc_offset()
@@ -319,8 +321,13 @@ class Service:
         return random_of(self.name)() * part_of(self.interval)  # if it is not due, the answer says when it is
 
     def _is_wanted(self) -> None:
-        """Somebody has triggered or resumed it: the next slot is now."""
-        if self._schedule is not None:
+        """Somebody has triggered or resumed it: the next slot is now.
+
+        Not during a tick, which may be what was asked for; if it was not, we are told again.
+        """
+        if self._schedule is not None and not self._under_way:
+            if self._config.cadence == "replica" and self._own_slot is None:
+                self._own_slot = self._schedule.next_at
             self._schedule.move_to(trio.current_time())
             self._alarm.wake()
 
@@ -330,6 +337,8 @@ class Service:
             self._health.begin_with(turn.answer.last_success)
         if self._schedule is not None:
             slot_at = turn.next_slot(_outcome_of(attempt), trio.current_time(), random_of(self.name))
+            if slot_at is None:
+                slot_at, self._own_slot = self._own_slot, None
             if slot_at is not None:
                 self._schedule.move_to(slot_at)
 
@@ -413,6 +422,8 @@ class Service:
         forced: bool = False,
     ) -> Attempt:
         self._number += 1
+        # A slot of its own is due whatever the others did; what it was woken for, another one may have run by now.
+        is_own = self._config.cadence == "replica" and self._own_slot is None
         attempt = Attempt(
             self._shared,
             work=work,
@@ -421,7 +432,7 @@ class Service:
             forced=forced,
             approach=self._approach if approach is None else approach,
             publish=self._publish,
-            turn=None if self._ledger is None else LedgerTurn(self._ledger, self._config, forced=forced),
+            turn=None if self._ledger is None else LedgerTurn(self._ledger, self._config, forced=forced or is_own),
         )
         self._utc_offset = attempt.utc_offset
         return attempt

@@ -50,11 +50,13 @@ if TYPE_CHECKING:
 
 # With pg_catalog first and alone, no object of the role's can stand in for one of the system's. Plans are kept: one
 # that was made while the tables were small would read all of them ever after, 0.3 s for 100,000 runs; and to make one
-# anew for each statement triples the time of a single result.
+# anew for each statement triples the time of a single result. The last two are for what arrays and times are as text.
 _SETTINGS = (
     b"SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)"
     b" || pg_catalog.set_config('enable_seqscan', 'off', false)"
     b" || pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', false)"
+    b" || pg_catalog.set_config('array_nulls', 'on', false)"
+    b" || pg_catalog.set_config('extra_float_digits', '1', false)"
 )
 _PREFIX = "tickrunner_trio_ledger_"
 

@@ -108,8 +108,9 @@ past AS MATERIALIZED (
 
 # Of each result: $1 the service, $2 its lock, $3 the epoch of the run, $4 the outcome, $5 its duration in seconds, $6
 # the error, $7 a number from 0 to 1, $8 the interval in seconds. The answer has the locks of those that are written,
-# and the seconds until each service is due; and the locks whose row has another epoch by now. `_dueness` has the
-# arithmetic.
+# and the seconds until each service is due; and the locks whose row has another epoch by now. A run ends no earlier
+# than it began, also if the server's clock has been set back meanwhile: else it would count as never ended. `_dueness`
+# has the arithmetic.
 _RESULTS = """
 WITH told AS MATERIALIZED (
     SELECT *, seconds * interval '1 second' AS step
@@ -137,7 +138,7 @@ WITH told AS MATERIALIZED (
         triggered_by = CASE WHEN next.outcome <> <cancelled> AND s.triggered_at <= s.started_at THEN NULL
             ELSE s.triggered_by END,
         last_outcome = next.outcome,
-        last_ended_at = now(),
+        last_ended_at = greatest(now(), next.started_at),
         last_duration = next.duration,
         last_success = CASE WHEN next.outcome = <success> THEN now() ELSE s.last_success END,
         last_failure = CASE WHEN next.outcome IN (<errors>) THEN now() ELSE s.last_failure END,
@@ -194,7 +195,8 @@ SELECT <whose>
 
 # $5 who we are. The first row of the answer has the locks of the epochs that were drawn, these, and when each service
 # last succeeded; the others tell, of a lock that was granted and got none, what the row says. A run that never ended
-# goes into the history without an end.
+# goes into the history without an end. A trigger that is there is no later than the run, also if the server's clock has
+# been set back since: else each run would leave it there until its time has come again.
 _DRAW = """
 WITH <asked>, server AS MATERIALIZED (
     SELECT ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::int8 AS timeline
@@ -210,7 +212,8 @@ WITH <asked>, server AS MATERIALIZED (
         lock_id = due.lock_id, interval_seconds = due.seconds,
         epoch = CASE WHEN s.timeline = server.timeline THEN s.epoch + 1
             ELSE greatest((s.epoch >> <bits>) + 1, server.timeline) << <bits> END,
-        timeline = server.timeline, holder = $5::text, started_at = now()
+        timeline = server.timeline, holder = $5::text, started_at = now(),
+        triggered_at = CASE WHEN s.triggered_at > now() THEN now() ELSE s.triggered_at END
     FROM due CROSS JOIN server WHERE s.ctid = due.row
     RETURNING s.lock_id, s.epoch, extract(epoch FROM s.last_success)::float8 AS last_success
 ), ended AS MATERIALIZED (

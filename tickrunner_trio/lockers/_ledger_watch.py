@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .._audit import log_safely
+from ._ledger_schema import escaped
 from ._ledger_setup import init_ledger
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class LedgerWatch:
     @contextmanager
     def watching(self, service: str, wake: Callable[[], object]) -> Generator[None]:
         """See `abc.LedgerLocker.watching`."""
+        service = escaped(service)  # as its row has it
         with self._mutex:
             self._wakes.setdefault(service, []).append(wake)
         try:
@@ -64,7 +66,7 @@ class LedgerWatch:
     def found_paused(self, service: str) -> None:
         """A tick found it paused: whoever watches is woken when it is so no more."""
         with self._mutex:
-            self._paused.add(service)
+            self._paused.add(escaped(service))
 
     # For the session's thread.
 

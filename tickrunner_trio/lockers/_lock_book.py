@@ -26,7 +26,8 @@ Invariants:
 5. Everybody who waits is answered exactly once: by the server's answer, by the refusal, or by the end of the session.
 6. A hold ends at its time by `next_batch`, in the thread; a lock whose work runs has no such time.
 7. A lock whose result could not be written is asked to be let go of again, after a while, until it is.
-8. The session never holds more locks than it may. What is wanted beyond that is asked for as soon as there is room, and
+8. The session never holds more locks than it may, but for those that somebody's lock on their rows kept back, once,
+   when others were asked for in their place. What is wanted beyond that is asked for as soon as there is room, and
    refused when all room is taken by locks that are held.
 """
 
@@ -166,6 +167,7 @@ class LockBook:
 
     def abandon(self, lease: PostgresLease) -> None:
         """The caller was cancelled before the answer reached it: whatever the server says, no lock is left."""
+        lease.hurry()  # nobody waits for what becomes of its row
         with self._mutex:
             lease.abandoned = True
             if lease.state is LeaseState.HELD:
@@ -286,13 +288,15 @@ class LockBook:
             for lease in self._holds.take_due(now) if self._holds_end else ():
                 lease.own_end = True
                 self._leave(lease)
+            kept = 0
             if now >= self._write_at:
+                kept = len(self._unwritten)  # once more, perhaps: they make no room
                 self._leaving += self._unwritten
                 self._unwritten, self._write_at = [], math.inf
             batch = Batch(self._leaving, [])
             self._leaving = []
             # Nothing is asked now, so what is in use is held, about to leave, or wanted.
-            room = self._most - (len(self._in_use) - len(batch.releases) - len(self._wanted))
+            room = self._most - (len(self._in_use) - len(batch.releases) + kept - len(self._wanted))
             most = min(room, MOST_LOCKS - len(batch.releases))
             wanted, self._wanted = self._wanted, []
             for lease in wanted:

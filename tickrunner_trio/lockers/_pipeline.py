@@ -62,8 +62,21 @@ class PipelinedConnection(Connection):
             rows = [self._rows_up_to_sync(sent_at, deadline) for _ in statements]
             pgconn.exit_pipeline_mode()
         except psycopg.Error as error:
-            self._fail(str(error))
+            self._fail_midway(str(error))
         return rows
+
+    def _fail_midway(self, reason: str) -> NoReturn:
+        """Name what the server said when it ended the session, not what libpq says of a pipeline that is no more."""
+        pgconn = self._pgconn
+        if pgconn.status == pq.ConnStatus.BAD:  # so there is nothing to wait for
+            reason = pgconn.get_error_message() or reason
+            ends = 0
+            while ends < 2:  # what came before it is there too; each result has an end, and two are the end of all
+                result = pgconn.get_result()
+                ends = ends + 1 if result is None else 0
+                if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+                    self._fail_statement(result)
+        self._fail(reason)
 
     def _rows_up_to_sync(self, sent_at: float, deadline: float) -> list[list[str | None]]:
         pgconn = self._pgconn
