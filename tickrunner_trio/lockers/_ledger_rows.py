@@ -43,7 +43,7 @@ _ROWS = f"SELECT {', '.join(_FIELDS)} FROM {{service}}"  # noqa: S608 - texts of
 _RUN_FIELDS = ("service", "epoch", _EPOCH("started_at"), _EPOCH("ended_at"), "outcome", "replica", "error")
 _RUNS = (
     f"SELECT {', '.join(_RUN_FIELDS)} FROM {{run}} WHERE service = $1::text"  # noqa: S608 - as above
-    " ORDER BY epoch DESC, epoch DESC"
+    " ORDER BY epoch DESC"
 )
 _SOME_NAMES = "SELECT name FROM {service} ORDER BY name LIMIT 20"
 _ADD = (
