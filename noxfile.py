@@ -96,7 +96,7 @@ def simulation(session: nox.Session) -> None:
     """Hold simulated clusters to the rules of the design under 2,000 random plans of faults. Takes pytest's options."""
     install(session, "test", extras=ALL)
     session.run(
-        *("pytest", *PARALLEL, "tests/test_cluster_rules.py", "tests/test_simulated_ledger.py", *session.posargs),
+        *("pytest", *PARALLEL, "tests/test_cluster_rules.py", "tests/kit/test_simulated_ledger.py", *session.posargs),
         env={"TICKRUNNER_TEST_PLANS": "2000"},
     )
 
