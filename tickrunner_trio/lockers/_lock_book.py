@@ -158,9 +158,7 @@ class LockBook:
             self._in_use[lease.lock_id] = lease
             lease.state = LeaseState.WANTED
             self._wanted.append(lease)
-            rouses = self._thread_is is _Thread.ASLEEP
-            if rouses:
-                self._thread_is = _Thread.AWAKE if self._is_alone else _Thread.WOKEN_SOON
+            rouses = self._is_to_be_roused()
         if rouses:
             self._rouse(at_once=self._is_alone)
         return True
@@ -174,9 +172,7 @@ class LockBook:
                 self._leave(lease)
             elif lease.state is LeaseState.LOST:
                 self._free(lease)
-            rouses = self._thread_is is _Thread.ASLEEP
-            if rouses:
-                self._thread_is = _Thread.AWAKE if self._is_alone else _Thread.WOKEN_SOON
+            rouses = self._is_to_be_roused()
         if rouses:
             self._rouse(at_once=self._is_alone)
 
@@ -190,9 +186,7 @@ class LockBook:
             elif lease.state is LeaseState.LOST:
                 self._free(lease)
             follows = lease.state is LeaseState.LEAVING
-            rouses = self._thread_is is _Thread.ASLEEP
-            if rouses:
-                self._thread_is = _Thread.AWAKE if self._is_alone else _Thread.WOKEN_SOON
+            rouses = self._is_to_be_roused()
         if rouses:
             self._rouse(at_once=self._is_alone)
         return follows
@@ -430,6 +424,13 @@ class LockBook:
             return late
 
     # Under the mutex.
+
+    def _is_to_be_roused(self) -> bool:
+        """Whether the thread sleeps and nobody has roused it yet; who asks does it."""
+        if self._thread_is is not _Thread.ASLEEP:
+            return False
+        self._thread_is = _Thread.AWAKE if self._is_alone else _Thread.WOKEN_SOON
+        return True
 
     def _has_expired(self) -> bool:
         if self._clock() < self._expires_at:

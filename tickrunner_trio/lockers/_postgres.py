@@ -174,7 +174,7 @@ class PostgresLocker:
         """
         if self._thread is not None:
             raise RuntimeError("this PostgresLocker has been entered before: make a new one for each 'async with'")
-        from ._session_thread import SessionThread  # noqa: PLC0415  # as above: 10 ms
+        from ._session_thread import SessionThread  # noqa: PLC0415  # who only imports the library does not pay for it: 10 ms
 
         self._token = trio.lowlevel.current_trio_token()
         self._thread = thread = SessionThread(
@@ -314,7 +314,7 @@ class PostgresLocker:
 
         Cancellation handling: returns at once; the worker thread ends with its answer, at most some ten seconds later.
         """
-        from ._holders import read_holders  # noqa: PLC0415  # whoever only imports the library does not pay for it
+        from ._holders import read_holders  # noqa: PLC0415  # as in `__aenter__`
 
         return await trio.to_thread.run_sync(read_holders, self._conninfo, abandon_on_cancel=True)
 
