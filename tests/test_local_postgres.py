@@ -444,6 +444,32 @@ def test_a_keeper_that_is_terminated_clears_away_and_the_caller_is_told() -> Non
             server.stop()
 
 
+# A keeper whose signal comes in the one moment that a plain read would miss: between Python's last look at signals and
+# the system call. `list(map(call, ...))` runs both calls without a look between them.
+SIGNALLED_BEFORE_IT_WAITS = """
+import ctypes, functools, operator, os, select, sys
+from tickrunner_trio import _postgres_keeper as keeper
+
+wait, end = select.select, functools.partial(ctypes.CDLL(None).kill, os.getpid(), 15)
+
+def after_the_signal(*sets):
+    return list(map(operator.call, [end, functools.partial(wait, *sets)]))[-1]
+
+select.select = after_the_signal
+keeper.signal.signal(keeper.signal.SIGTERM, keeper._exit)
+list(keeper._commands(sys.stdin.buffer))
+"""
+
+
+def test_a_termination_that_comes_just_before_the_keeper_waits_is_not_lost() -> None:
+    program = subprocess.Popen([sys.executable, "-c", SIGNALLED_BEFORE_IT_WAITS], stdin=subprocess.PIPE)
+    with program:
+        try:
+            assert program.wait(30) == 0
+        finally:
+            program.kill()
+
+
 @ON_LINUX
 def test_a_killed_keeper_takes_the_server_along_and_the_caller_clears_away(caller: Caller) -> None:
     with spinning(caller.dsn) as spinner:

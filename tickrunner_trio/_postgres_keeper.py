@@ -23,10 +23,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 StopMode: TypeAlias = Literal["fast", "immediate", "kill"]
 
@@ -308,8 +308,7 @@ def _keep(plan: dict[str, Any]) -> None:
     try:
         signal.signal(signal.SIGTERM, _exit)
         _say({"directory": str(keeper.directory)})
-        for line in sys.stdin:
-            command, *arguments = json.loads(line)
+        for command, *arguments in _commands(sys.stdin.buffer):
             try:
                 reply = keeper.start() if command == "start" else keeper.stop(*arguments)
             except (LocalPostgresError, OSError, subprocess.SubprocessError) as error:
@@ -319,6 +318,22 @@ def _keep(plan: dict[str, Any]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         keeper.stop("immediate")
         clear_away(keeper.directory)
+
+
+def _commands(lifeline: IO[bytes]) -> Iterator[list[str]]:
+    """The caller's commands until the lifeline ends. The caller waits for each reply, so a line comes alone.
+
+    A plain read would sleep on if the signal came between the interpreter's last look at signals and the system call;
+    a byte that the signal writes to a pipe of our own wakes the select whenever it comes.
+    """
+    woken, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker)
+    while True:
+        select.select([lifeline.fileno(), woken], [], [])
+        if not (line := lifeline.readline()):
+            return
+        yield json.loads(line)
 
 
 def _exit(_signal: int, _frame: object) -> NoReturn:
