@@ -146,18 +146,17 @@ class ServiceTracer:
             seconds_ago=report.duration,
         )
 
-    def judged(self, span: Span, report: TickReport, lost_for: float) -> None:
+    def judged(self, span: Span, outcome: Outcome, error: BaseException | None, lost_for: float) -> None:
         """Write down what came of the tick."""
-        error = report.error if report.outcome.result == "error" else None
         try:
             if not span.is_recording():
                 return
-            span.set_attribute(OUTCOME, report.outcome.value)
-            if error is None:
+            span.set_attribute(OUTCOME, outcome.value)
+            if outcome.result != "error" or error is None:
                 return
             span.set_attribute(ERROR_TYPE, _type_of(error))
             span.set_status(Status(StatusCode.ERROR, describe_error(error)))
-            if report.outcome is Outcome.LOCK_LOST:
+            if outcome is Outcome.LOCK_LOST:
                 span.add_event(LOCK_LOST, timestamp=time_ns() - int(lost_for * 1e9))
             if self._record_exceptions:
                 span.record_exception(error)
@@ -194,9 +193,9 @@ class TickSpan:
         self._span = span
         self._token = token
 
-    def judged(self, report: TickReport, *, lost_for: float) -> None:
+    def judged(self, outcome: Outcome, error: BaseException | None, *, lost_for: float) -> None:
         """Write down what came of the tick; of a lost lock, for how many seconds it has been."""
-        self._tracer.judged(self._span, report, lost_for)
+        self._tracer.judged(self._span, outcome, error, lost_for)
 
     def end(self) -> None:
         """End it, after the log and the hook; what was current before is current again."""
