@@ -9,7 +9,6 @@ from opentelemetry.metrics import MeterProvider
 from .._outcome import Outcome
 from . import _names as names
 from ._registry import registry_of
-from ._times import TickTimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -136,7 +135,7 @@ class ServiceMeter:
             duration: seconds from the work's start to the judgement.
             lateness: seconds from the slot to the work's start; None: there is no slot.
         """
-        self._times.add(TickTimes(self._service, outcome, asked_for, duration, lateness))
+        self._times.add(self._service, outcome, asked_for, duration, lateness)
 
 
 class SessionTally:
