@@ -1,8 +1,8 @@
 """How long ticks took and how late they were, on the way into the histograms of their provider.
 
-To record one value the SDK takes 15 us between the rest of a tick, with cold caches, and 10 in a row with others; a tick
-has three. So the times of a few ticks wait for one another, at most until somebody collects: the SDK calls observables
-before it collects histograms, so that no collection misses a tick that was over when it began::
+To record one value the SDK takes 15 us between the rest of a tick, with cold caches, and 10 in a row with others; a
+tick has three. So the times of a few ticks wait for one another, at most until somebody collects: the SDK calls
+observables before it collects histograms, so that no collection misses a tick that was over when it began::
 
     ticks  --add-->  waiting  --recorded by--  the tick that makes them enough, or an observable's callback
                   (at most so many)                 (the loop)                (the exporter's thread)
