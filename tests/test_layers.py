@@ -67,7 +67,10 @@ PACKAGES = {
     "testing.pytest_plugin": {"pytest"},
     "bridges": {"trio", "outcome"},
     "edges": {"trio"},
-    **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_events", "_meters", "_registry", "_spans")},
+    **{
+        f"_telemetry.{module}": {"opentelemetry"}
+        for module in ("_ids", "_events", "_meters", "_registry", "_spans", "_times")
+    },
     "_cli_sdk": {"opentelemetry"},
     **{f"lockers.{module}": {"psycopg"} for module in ("_connection", "_pipeline")},
     **{f"testing.{module}": {"hypothesis"} for module in ("strategies", "_fault_plans", "_health_machine")},

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .._outcome import Outcome
+
 #: The name of tracer and meter.
 SCOPE = "tickrunner_trio"
 
@@ -22,6 +24,9 @@ LATENESS = "tickrunner.tick.lateness"
 EPOCH = "tickrunner.epoch"
 FUNCTION = "code.function.name"
 ERROR_TYPE = "error.type"
+
+#: What the attribute says of each: an enum's own ``value`` takes ten times as long to find, twice at each tick.
+OUTCOME_VALUES = {outcome: outcome.value for outcome in Outcome}
 
 #: The event on the span of a tick that lost its lock, at the moment of the loss.
 LOCK_LOST = "tickrunner.lock.lost"
