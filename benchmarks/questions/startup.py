@@ -80,10 +80,9 @@ def question(*, quick: bool) -> Question:
         rounds=1 if quick else 5,
         notes=(
             "Milliseconds, each the least of several fresh interpreters. Imports are timed within the interpreter; the "
-            "first tick, and the first task beside it, from the start of the process, interpreter included, both with "
-            "`python -m`. The first tick has a jitter of a millisecond at most. `foreign`: modules of psycopg and of "
-            "the OpenTelemetry SDK that are there afterwards; an application that uses `PostgresLocker` pays for "
-            "psycopg then."
+            "first tick, and the first task beside it, from the start of the process, interpreter included. The first "
+            "tick has a jitter of a millisecond at most. `foreign`: modules of psycopg and of the OpenTelemetry SDK "
+            "that are there afterwards; an application that uses `PostgresLocker` pays for psycopg then."
         ),
     )
 
