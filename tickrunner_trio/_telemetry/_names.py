@@ -6,8 +6,7 @@ No semantic convention exists for periodic work in a process, so all is in a nam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from .._outcome import Outcome
 
@@ -48,8 +47,7 @@ LOCK_BOUNDARIES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Instrument:
+class Instrument(NamedTuple):
     """One instrument. Of observables of one name and attributes, counters add up, and gauges show the greatest."""
 
     name: str
