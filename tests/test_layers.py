@@ -29,7 +29,7 @@ MODULES = {
     ],
     "lockers": [
         *("lockers", "lockers._memory", "lockers._postgres", "lockers._lock_book", "lockers._lease", "lockers._clock"),
-        *("lockers._losses", "lockers._driver", "lockers._hold_ends"),
+        *("lockers._calls", "lockers._losses", "lockers._driver", "lockers._hold_ends", "lockers._sleeper"),
         *("lockers._statistics", "lockers._session_thread", "lockers._session", "lockers._connection"),
         *("lockers._holders", "lockers._short", "lockers._ledger", "lockers._ledger_rows", "lockers._ledger_setup"),
         *("lockers._ledger_transaction", "lockers._ledger_watch", "lockers._ledger_lease", "lockers._ledger_session"),

@@ -162,7 +162,7 @@ class Connection:
     def row_if_answered(self, *, columns: int, deadline: float) -> list[str] | None:
         """Return the one row of the answer to what was begun; None if it has not come by then, and may come later."""
         result = self._result(pq.ExecStatus.TUPLES_OK, deadline)
-        return None if result is None else self._row(_texts(result), columns)
+        return None if result is None else self._row(texts(result), columns)
 
     def read_unasked(self) -> None:
         """Read what came in while nothing was asked: notices, or the end of the session."""
@@ -179,7 +179,7 @@ class Connection:
         self._pgconn.finish()
 
     def _rows(self, send: Callable[[], None], deadline: float) -> list[list[str | None]]:
-        return _texts(self._complete(send, pq.ExecStatus.TUPLES_OK, deadline))
+        return texts(self._complete(send, pq.ExecStatus.TUPLES_OK, deadline))
 
     def _row(self, rows: list[list[str | None]], columns: int) -> list[str]:
         row = [text for text in rows[0] if text is not None] if len(rows) == 1 else []
@@ -305,9 +305,14 @@ class Connection:
         return " ".join(message.split())
 
 
-def _texts(result: PGresult) -> list[list[str | None]]:
-    values = [[result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)]
-    return [[None if value is None else value.decode(errors="replace") for value in row] for row in values]
+def texts(result: PGresult) -> list[list[str | None]]:
+    """Return the rows of a result."""
+    get = result.get_value
+    columns = range(result.nfields)
+    return [
+        [None if (value := get(row, column)) is None else value.decode(errors="replace") for column in columns]
+        for row in range(result.ntuples)
+    ]
 
 
 def _parameters(conninfo: str) -> ConnDict:
