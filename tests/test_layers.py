@@ -29,8 +29,9 @@ MODULES = {
     ],
     "lockers": [
         *("lockers", "lockers._memory", "lockers._postgres", "lockers._lock_book", "lockers._lease", "lockers._clock"),
-        *("lockers._losses", "lockers._driver", "lockers._hold_ends"),
+        *("lockers._calls", "lockers._losses", "lockers._driver", "lockers._hold_ends", "lockers._sleeper"),
         *("lockers._statistics", "lockers._session_thread", "lockers._session", "lockers._connection"),
+        "lockers._conninfo",
         *("lockers._holders", "lockers._short", "lockers._ledger", "lockers._ledger_rows", "lockers._ledger_setup"),
         *("lockers._ledger_transaction", "lockers._ledger_watch", "lockers._ledger_lease", "lockers._ledger_session"),
         *("lockers._ledger_statements", "lockers._pipeline"),
@@ -72,7 +73,7 @@ PACKAGES = {
         for module in ("_ids", "_events", "_meters", "_registry", "_spans", "_times")
     },
     "_cli_sdk": {"opentelemetry"},
-    **{f"lockers.{module}": {"psycopg"} for module in ("_connection", "_pipeline")},
+    **{f"lockers.{module}": {"psycopg"} for module in ("_connection", "_conninfo", "_pipeline")},
     **{f"testing.{module}": {"hypothesis"} for module in ("strategies", "_fault_plans", "_health_machine")},
     **{f"admin.{module}": {"starlette"} for module in ("_app", "_guard", "_operating")},
     **{f"admin.{module}": {"anyio"} for module in ("_asked", "_crossing", "_stream", "_board")},

@@ -9,11 +9,11 @@
 #     ---------------------------------------------------------------------------------------------------------
 #     bridges      bridges: what turns foreign functions into work: _thread_work; _asyncio_work, on its _asyncio_tasks;
 #                  _foreign, their names. Nothing below or beside imports them
-#     lockers      lockers/: memory; postgres (the Trio face) and session thread, between them the lock book on its
-#                  hold ends; under the thread session, then connection (the importer of psycopg). With a ledger: ledger
-#                  session, on ledger statements and pipeline (which imports psycopg too), ledger lease and watch. For
-#                  one question at a time: holders; ledger, on its rows and setup, and they on transaction; short.
-#                  Clock, driver, statistics
+#     lockers      lockers/: memory; postgres (the Trio face, on its calls) and session thread (on its sleeper), between
+#                  them the lock book on its hold ends; under the thread session, then connection and conninfo (which
+#                  import psycopg). With a ledger: ledger session, on ledger statements and pipeline (which imports it
+#                  too), ledger lease and watch. For one question at a time: holders; ledger, on its rows and setup, and
+#                  they on transaction; short. Clock, driver, statistics
 #     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _alarm,
 #                  _watching, _ledgered (a service at its locker's ledger), _reporting, _operations (what a supervisor
 #                  asks of a ledger), _passes
