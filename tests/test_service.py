@@ -868,6 +868,26 @@ def test_a_service_can_be_run_again_after_it_was_cancelled() -> None:
     assert len(work.starts) == 2
 
 
+def test_a_service_can_be_run_again_after_its_locker_would_not_say_whether_it_answers_at_once() -> None:
+    class Moody(MemoryLocker):
+        is_moody = False
+
+        @property
+        def answers_at_once(self) -> bool:
+            if self.is_moody:
+                raise OSError("not today")
+            return False
+
+    locker, work = Moody(), Diary()
+    subject = service(work, locker)
+    locker.is_moody = True
+    with pytest.raises(OSError, match="not today"):
+        virtually(subject.run)
+    locker.is_moody = False
+    virtually(run_for, 6, subject)
+    assert len(work.starts) == 1
+
+
 def test_a_service_wants_a_config() -> None:
     with pytest.raises(TypeError, match="config must be a Config, got 'sweep'"):
         Service("sweep")  # type: ignore[arg-type]
