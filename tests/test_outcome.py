@@ -195,12 +195,6 @@ def test_two_threads_that_read_a_tick_at_once_both_see_it() -> None:
     assert seen == [0, 3]
 
 
-def test_a_type_checker_sees_that_a_tick_has_no_such_field() -> None:
-    """It would complain of an ignore that it does not need."""
-    with pytest.raises(AttributeError):
-        _ = late().nothing  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize("name", ["nothing", "_fields"])
 def test_a_tick_has_nothing_but_its_fields(name: str) -> None:
     with pytest.raises(AttributeError, match=f"^'Tick' object has no attribute '{name}'$"):
