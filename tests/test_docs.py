@@ -13,6 +13,7 @@ import pytest
 from pages import DOCS, ROOT, Page, page, pages
 
 from tickrunner_trio import _supervisor
+from tickrunner_trio._schedule import part_of
 from tickrunner_trio.lockers import _lock_book, _session_thread
 from tickrunner_trio.lockers._timing import lease_timing
 
@@ -86,7 +87,7 @@ def test_the_figures_of_the_failures_are_those_of_the_code() -> None:
     text = page("failures").words
     assert f"at the latest {TIMING.cancel_after:g} s after the last one" in text
     assert f"| {TIMING.lease:g} s, and a slot |" in text
-    assert f"is cancelled when a reply is late: {TIMING.reply:g} s" in text
+    assert f"is cancelled when a reply is late: within {TIMING.beat + TIMING.reply:g} s" in text
     assert f"up to {_session_thread._LONGEST_BACKOFF_SECONDS:g} s until the next attempt to connect" in text
     assert f"more than {_lock_book.MOST_LOCKS:,} locks at once" in text
     assert f"{_supervisor.FIRST_BACKOFF:g} s, doubling to {_supervisor.LONGEST_BACKOFF:g} s" in text
@@ -106,6 +107,7 @@ def of_a_fleet(replicas: int) -> list[str]:
         f"{replicas:,}",
         f"{memory:.0f} MiB" if memory < 1024 else f"{memory / 1024:.{1 if memory < 10240 else 0}f} GiB",
         f"{tried:,.1f}" if tried < 10 else f"{tried:,.0f}",
+        f"{math.floor(replicas * SERVICES / part_of(INTERVAL)):,}",
         f"{math.floor(said):,}",
         f"{said * MICROSECONDS / 1e6:.{1 if said > 10_000 else 2}f}",
         f"{SERVICES}",
@@ -119,6 +121,7 @@ def test_the_table_of_the_scaling_follows_from_the_formulas() -> None:
     fleets = [int(each.replace(",", "")) for each in head.split(" | ")]
     assert list(zip(*(row[1:] for row in table), strict=True)) == [tuple(of_a_fleet(each)) for each in fleets]
     assert f"Of {SERVICES} services once a minute each" in page("scaling").text
+    assert f"due at one moment: for {part_of(INTERVAL):g} s" in page("scaling").text
 
 
 def test_the_costs_of_the_scaling_are_about_what_was_measured() -> None:
