@@ -67,6 +67,11 @@ class Terminal:
             else:
                 self._run(command, shown)
 
+    def pid_of(self, word: str) -> int:
+        """The process of the command that runs on and has this in it."""
+        [popen] = [popen for command, popen in self._going_on.items() if word in command]
+        return popen.pid
+
     def killed(self, pid: int) -> None:
         """See the end of a process that ran on, and that a command has killed."""
         [command] = [command for command, popen in self._going_on.items() if popen.pid == pid]

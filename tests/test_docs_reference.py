@@ -86,6 +86,23 @@ def test_the_messages_of_the_log_are_those_of_the_code() -> None:
     begin_as(leveled, [f"{row[0]} {row[1]}" for row in rows("What the log says")])
 
 
+# -- The API -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_public_name_is_in_the_reference() -> None:
+    text = page("reference").text
+    modules = (tickrunner_trio, abc, admin, bridges, lockers, testing)
+    public = {
+        name
+        for module in modules
+        for name in dir(module)
+        if name[0] != "_" and getattr(getattr(module, name), "__module__", "").startswith("tickrunner_trio")
+    }
+    listed = set(re.findall(r"^\.\. auto\w+:: (?:[\w.]+\.)?(\w+)$", text, flags=re.MULTILINE))
+    assert public - listed == set()
+    assert listed - public == {"strategies"} | {name for name in vars(tickrunner_trio) if name.startswith("MSG_")}
+
+
 # -- The command line --------------------------------------------------------------------------------------------------
 
 COMMAND_LINE = page("command-line")

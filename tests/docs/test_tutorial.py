@@ -44,10 +44,12 @@ def test_every_step_does_what_the_page_says(tmp_path: Path) -> None:
 
         pid = holder_of(dsn, other_than=0)
         reader.replaced["4242"] = str(pid)
+        lives = next(ports[port] for port in ("9102", "9103") if reader.pid_of(ports[port]) != pid)
         reader.follow(look)
         reader.follow(kill)
         reader.killed(pid)
         assert holder_of(dsn, other_than=pid) != pid
+        reader.replaced[ports["9102"]] = lives
         reader.follow(metrics)
 
         reader.interrupt_all("tickrunner run")
