@@ -30,7 +30,7 @@ from tickrunner_trio import (
     testing,
 )
 from tickrunner_trio._cli import _parser
-from tickrunner_trio.lockers import _connection
+from tickrunner_trio.lockers import _connection, _conninfo
 
 ERRORS = page("errors")
 
@@ -69,7 +69,7 @@ def test_the_exceptions_are_those_that_users_can_import() -> None:
 
 def test_the_messages_of_errors_are_those_of_the_code() -> None:
     found = messages()
-    remedies = {*_connection._NOT_MENDED_BY_WAITING.values(), *_connection._NOT_MENDED_STATES.values()}
+    remedies = {*_conninfo._NOT_MENDED_BY_WAITING.values(), *_connection._NOT_MENDED_STATES.values()}
     configuration = [row[0] for row in rows("What `LockerConfigurationError` says")]
     begin_as(found["LockerConfigurationError"] | remedies, configuration)
     begin_as(found["DatabaseUnavailableError"], [row[0] for row in rows("What `DatabaseUnavailableError` says")])
