@@ -161,10 +161,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation into docs/_build; every warning is an error."""
-    install(session, "docs", extras="[testing,otel,admin]")
+    """Build the documentation into docs/_build, warnings are errors, and do what it shows. Takes pytest's options."""
+    install(session, "docs", "test", "bench-apscheduler3", extras=ALL)
     session.run("sphinx-build", "-q", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build")
     session.log("open docs/_build/index.html")
+    session.run("pytest", *PARALLEL, "tests/docs", *session.posargs)
 
 
 @nox.session
