@@ -22,7 +22,7 @@ nox.options.sessions = ["tests", "lint", "types", "docs"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 ALL = "[demo,otel,testing,asyncio,admin]"  # the extras
-CHECKED = ("tickrunner_trio", "examples", "tests", "benchmarks", "docs/conf.py", "noxfile.py")
+CHECKED = ("tickrunner_trio", "examples", "tests", "benchmarks", "docs", "noxfile.py")
 PARALLEL = ("--numprocesses=2",)  # each worker has a server of its own; `-- -n0` for one process and --pdb
 
 # Of flake8-async, what ruff lacks, those about cancellation first of all. Not 910 and 911: they ask of each private
