@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -485,6 +487,13 @@ def test_help_shows_each_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     output = capsys.readouterr().out
     assert all(command in output for command in ("run", "check", "demo"))
+
+
+def test_the_version_is_that_of_the_package_and_of_what_is_installed() -> None:
+    status, output, errors = run_to_end("--version")
+    assert (status, output, errors) == (0, f"tickrunner {tickrunner_trio.__version__}", "")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", tickrunner_trio.__version__)  # as semantic versioning has it
+    assert importlib.metadata.version("tickrunner-trio") == tickrunner_trio.__version__
 
 
 @pytest.mark.usefixtures("among_the_programs")

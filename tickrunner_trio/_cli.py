@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
+from . import __version__
 from ._cli_errors import UsageError, command_error_in, first_leaf, show
 from ._cli_ledger import add_ledger_commands
 
@@ -131,6 +132,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="tickrunner", description="Periodic background services under locks.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="{run,check,demo,status,pause,resume,trigger,ledger}")
 
     run = commands.add_parser(
