@@ -136,7 +136,8 @@ def _member(name: str, member: Any) -> str:
 
 
 def _function(name: str, function: Any) -> str:
-    return f"{'async def' if inspect.iscoroutinefunction(function) else 'def'} {name}{_signature(function)}"
+    is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+    return f"{'async def' if is_async else 'def'} {name}{_signature(function)}"
 
 
 def _signature(value: Any) -> str:
