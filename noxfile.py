@@ -188,11 +188,15 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """Build the wheel, install it away from the checkout, and run the demo from there."""
-    directory = session.create_tmp()
+    """Build sdist and wheel into dist, install each into a clean environment, try what is there, and run the demo."""
     session.install("--quiet", "build")
-    session.run("python", "-m", "build", "--wheel", "--outdir", directory, silent=True)
-    wheel = max(Path(directory).glob("*.whl"), key=lambda path: path.stat().st_mtime)
-    session.install("--quiet", "--force-reinstall", f"{wheel}[demo]")
-    session.chdir(directory)
-    session.run("tickrunner", "demo", "--seconds", "6", "--no-kill")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist", silent=True)  # the wheel is built from the sdist
+    tried = Path("tests", "installed.py").resolve()
+    (sdist,), (wheel,) = (list(Path("dist").resolve().glob(form)) for form in ("*.tar.gz", "*.whl"))
+    session.chdir(session.create_tmp())
+    for name, needs in (("sdist", f"{sdist}[testing]"), ("wheel", f"{wheel}[demo,testing]")):
+        session.run("python", "-m", "venv", "--clear", name)
+        session.run(f"{name}/bin/python", "-m", "pip", "install", "--quiet", needs, "pytest", external=True)
+        session.run(f"{name}/bin/python", "-I", str(tried), external=True)
+    session.run("wheel/bin/tickrunner", "demo", "--seconds", "6", "--no-kill", external=True, silent=True)
