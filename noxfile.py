@@ -140,11 +140,17 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
-def lint(session: nox.Session) -> None:
-    """Check format, ruff's rules and flake8-async's. `nox -s lint -- --fix` mends what can be mended."""
+def ruff(session: nox.Session) -> None:
+    """Check format and ruff's rules, in a second: what each commit has to pass. `nox -s ruff -- --fix` mends."""
     session.install("--quiet", *nox.project.dependency_groups(PYPROJECT, "lint"))
     session.run("ruff", "check", *session.posargs, *CHECKED)
     session.run("ruff", "format", *([] if session.posargs else ["--check"]), *CHECKED)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check format, ruff's rules and flake8-async's. `nox -s lint -- --fix` mends what can be mended."""
+    ruff(session)
     sources = sorted(str(path) for folder in ("tickrunner_trio", "examples") for path in Path(folder).rglob("*.py"))
     session.run("flake8-async", f"--enable={ASYNC_RULES}", *sources)
 

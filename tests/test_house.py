@@ -120,7 +120,7 @@ def test_only_the_job_that_publishes_may_do_more_than_read() -> None:
 
 def test_the_hooks_are_sessions_so_that_versions_stand_in_one_place() -> None:
     hooks = re.findall(r"entry: (.*)", text(".pre-commit-config.yaml"))
-    assert hooks == ["nox -s lint", "nox -s types"]
+    assert hooks == ["nox -s ruff", "nox -s lint", "nox -s types"]
     assert "rev:" not in text(".pre-commit-config.yaml")
 
 
