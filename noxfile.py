@@ -122,10 +122,14 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests and report the lines and branches that none of them reached. Takes `coverage report`'s options."""
+    """Run the tests, of kit and ledger too, and report the lines and branches that none reached.
+
+    Takes the options of `coverage report`. What only campaigns and other programs reach counts as unreached:
+    `tests/faults`, Prometheus, a browser.
+    """
     install(session, "coverage", extras=ALL)
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-q")
+    session.run("coverage", "run", "-m", "pytest", "-q", *PARALLEL, "tests", "tests/kit", "tests/ledger")
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *session.posargs)
 
