@@ -87,8 +87,12 @@ def test_a_ledger_is_made_checked_and_dropped(tickrunner: Command) -> None:
     assert tickrunner("ledger", "init") == (0, f"{where} made what was missing of it\n", "")
     assert tickrunner("ledger", "init") == (0, f"{where} nothing was missing\n", "")
     assert tickrunner("ledger", "check") == (0, f"{where} ok\n", "")
-    assert tickrunner("ledger", "drop") == (0, f"{where} dropped\n", "")
-    assert tickrunner("ledger", "drop") == (0, f"{where} there was none\n", "")
+    status, _, refused = tickrunner("ledger", "drop")
+    assert status == 2
+    assert "add --yes" in refused
+    assert tickrunner("ledger", "check")[0] == 0  # it is all there yet
+    assert tickrunner("ledger", "drop", "--yes") == (0, f"{where} dropped\n", "")
+    assert tickrunner("ledger", "drop", "--yes") == (0, f"{where} there was none\n", "")
 
 
 def test_programs_are_told_the_same(tickrunner: Command) -> None:
@@ -101,7 +105,7 @@ def test_programs_are_told_the_same(tickrunner: Command) -> None:
     assert tickrunner.json("ledger", "init", *other) == {"schema": 'my "own"', "made": False}
     assert tickrunner.json("ledger", "check", *other) == {"schema": 'my "own"', "problems": []}
     assert tickrunner.json("status", *other) == {"schema": 'my "own"', "services": []}
-    assert tickrunner.json("ledger", "drop", *other) == {"schema": 'my "own"', "dropped": True}
+    assert tickrunner.json("ledger", "drop", "--yes", *other) == {"schema": 'my "own"', "dropped": True}
 
 
 def test_what_is_printed_is_all_that_another_role_needs(
@@ -115,7 +119,7 @@ def test_what_is_printed_is_all_that_another_role_needs(
         assert tickrunner("ledger", "check", dsn=their_dsn)[0] == 0
         status, refused, _ = tickrunner("ledger", "init", dsn=their_dsn)
         assert (status, refused) == (0, "ledger in the schema tickrunner: nothing was missing\n")
-        status, _, refused = tickrunner("ledger", "drop", dsn=their_dsn)
+        status, _, refused = tickrunner("ledger", "drop", "--yes", dsn=their_dsn)
         assert status == 2
         assert "the role may not do this to the ledger" in refused
         assert main(["ledger", "drop", "--print"]) == 0
@@ -316,7 +320,7 @@ def test_what_the_server_refuses_is_told_with_its_own_remedy(
     refused = 'tickrunner: role "nobody_of_this_name" does not exist: create it, or name another role\n'
     assert tickrunner("ledger", "init", "--role", "nobody_of_this_name") == (2, "", refused)
     do(dsn, "CREATE VIEW public.looks_at_it AS SELECT name FROM tickrunner.service")
-    status, out, err = tickrunner("ledger", "drop")
+    status, out, err = tickrunner("ledger", "drop", "--yes")
     do(dsn, "DROP VIEW public.looks_at_it")
     assert (status, out) == (2, "")
     assert err.endswith("because other objects depend on them): drop that first\n")

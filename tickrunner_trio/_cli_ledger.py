@@ -63,6 +63,7 @@ def add_ledger_commands(commands: Any) -> None:
     _command(ledger, "check", _check, check)
     drop = _command(ledger, "drop", _drop, "drop the tables, and with them all epochs")
     drop.add_argument("--print", action="store_true", help="print the SQL instead; needs no --dsn")
+    drop.add_argument("--yes", action="store_true", help="it is meant: epochs, pauses and histories cannot be had back")
 
 
 def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], about: str) -> Any:
@@ -160,6 +161,11 @@ def _drop(options: argparse.Namespace) -> int:
     if options.print:
         return _printed_sql(options, _ledger(options, needs_dsn=False).removal())
     ledger = _ledger(options)
+    if not options.yes:
+        raise UsageError(
+            f"it would drop the ledger in the schema {ledger.schema}, and with it all epochs, pauses and histories: "
+            "add --yes to do so, or --print to see the SQL"
+        )
     dropped = _done(ledger.drop)
     words = "dropped" if dropped else "there was none"
     _print(options, lambda: f"ledger in the schema {ledger.schema}: {words}", dropped=dropped)
