@@ -16,8 +16,3 @@ def timed(statement: str) -> str:
         f"from time import perf_counter\nbegan = perf_counter()\n{statement}\n"
         f"seconds = perf_counter() - began\nimport os\nos.write(1, str(seconds).encode())\n{TELL}"
     )
-
-
-def first_task(statement: str) -> str:
-    """Return a program that imports, and tells from the first task of a Trio run."""
-    return f"{statement}\nasync def main():\n    exec({TELL!r})\n    os._exit(0)\nimport os, trio\ntrio.run(main)\n"

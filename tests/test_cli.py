@@ -492,7 +492,26 @@ def test_help_shows_each_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert ended.value.code == 0
     output = capsys.readouterr().out
-    assert all(command in output for command in ("run", "check", "demo"))
+    assert "{run,check,demo,status,pause,resume,trigger,ledger}" in output
+    for command in ("run", "check", "demo", "status", "pause", "resume", "trigger", "ledger"):
+        assert f"\n    {command} " in output
+
+
+@pytest.mark.parametrize("command", ["run", "check", "demo", "status", "pause", "resume", "trigger", "ledger"])
+def test_each_command_has_a_help_of_its_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: tickrunner {command} ")
+
+
+def test_the_process_is_asked_for_its_arguments_where_none_are_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tickrunner", "check", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out.startswith("usage: tickrunner check ")
 
 
 def test_the_version_is_that_of_the_package_and_of_what_is_installed() -> None:
@@ -709,3 +728,25 @@ def test_the_import_of_the_command_line_needs_no_extra() -> None:
     code = "import sys, tickrunner_trio._cli; print({'rich', 'psycopg'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_plain_run_has_loaded_nothing_that_only_some_ask_for(tmp_path: Path) -> None:
+    (tmp_path / "telling.py").write_text(
+        "import os, sys\n"
+        "from tickrunner_trio import Config, MemoryLocker, Service\n"
+        "async def work(tick):\n"
+        "    os.write(1, ' '.join(sys.modules).encode())\n"
+        "    os._exit(0)\n"
+        "services = [Service(Config(name='s', interval=0.01, locker=MemoryLocker(), work=work))]\n"
+    )
+    command = [sys.executable, "-m", "tickrunner_trio", "run", "telling:services", "--log-level", "critical"]
+    loaded = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    ours = {name.removeprefix("tickrunner_trio.") for name in loaded if name.startswith("tickrunner_trio.")}
+    assert "_cli_run" in ours
+    assert {"_cli_admin", "_cli_check", "_cli_ledger", "_cli_ledger_tables", "_cli_sdk", "_demo", "admin"}.isdisjoint(
+        ours
+    )
+    assert "lockers._postgres" not in ours
+    bare = "import sys, trio, opentelemetry.metrics, opentelemetry.trace; print(*sys.modules)"
+    there = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True).stdout.split()
+    assert {"json", "psycopg", "sysconfig"}.isdisjoint({*loaded} - {*there})

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1] / "tickrunner_trio"
 
 #: Which modules make a layer. A trailing * stands for any ending.
 MODULES = {
-    "abc": ["abc", "_errors"],
+    "abc": ["abc", "_errors", "_on_demand"],
     "pure": [
         *("_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "_version", "lockers._timing"),
         *("_cluster_health", "_dueness", "lockers._ledger_schema"),
@@ -29,8 +29,9 @@ MODULES = {
     ],
     "lockers": [
         *("lockers", "lockers._memory", "lockers._postgres", "lockers._lock_book", "lockers._lease", "lockers._clock"),
-        *("lockers._losses", "lockers._driver", "lockers._hold_ends"),
+        *("lockers._calls", "lockers._losses", "lockers._driver", "lockers._hold_ends", "lockers._sleeper"),
         *("lockers._statistics", "lockers._session_thread", "lockers._session", "lockers._connection"),
+        "lockers._conninfo",
         *("lockers._holders", "lockers._short", "lockers._ledger", "lockers._ledger_rows", "lockers._ledger_setup"),
         *("lockers._ledger_transaction", "lockers._ledger_watch", "lockers._ledger_lease", "lockers._ledger_session"),
         *("lockers._ledger_statements", "lockers._pipeline"),
@@ -67,9 +68,12 @@ PACKAGES = {
     "testing.pytest_plugin": {"pytest"},
     "bridges": {"trio", "outcome"},
     "edges": {"trio"},
-    **{f"_telemetry.{module}": {"opentelemetry"} for module in ("_ids", "_events", "_meters", "_registry", "_spans")},
+    **{
+        f"_telemetry.{module}": {"opentelemetry"}
+        for module in ("_ids", "_events", "_meters", "_registry", "_spans", "_times")
+    },
     "_cli_sdk": {"opentelemetry"},
-    **{f"lockers.{module}": {"psycopg"} for module in ("_connection", "_pipeline")},
+    **{f"lockers.{module}": {"psycopg"} for module in ("_connection", "_conninfo", "_pipeline")},
     **{f"testing.{module}": {"hypothesis"} for module in ("strategies", "_fault_plans", "_health_machine")},
     **{f"admin.{module}": {"starlette"} for module in ("_app", "_guard", "_operating")},
     **{f"admin.{module}": {"anyio"} for module in ("_asked", "_crossing", "_stream", "_board")},
@@ -242,6 +246,35 @@ def test_importing_the_package_loads_nothing_that_only_some_need() -> None:
     assert "trio" in loaded
     heavy = {"psycopg", "psycopg_binary", "rich", "opentelemetry.sdk", "hypothesis", "trio_asyncio", "starlette", "h11"}
     assert heavy.isdisjoint(loaded)
+
+
+def test_importing_the_package_loads_no_module_of_ours_that_only_some_need() -> None:
+    program = (
+        "import sys, tickrunner_trio; print(*(name for name in sys.modules if name.startswith('tickrunner_trio')))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    ours = {name.removeprefix("tickrunner_trio").removeprefix(".") for name in loaded}
+    assert {name for name in ours if name.startswith("lockers")} == {"lockers", "lockers._memory"}
+    assert {"_cluster_health", "_statistics", "bridges"}.isdisjoint(ours)
+    assert {name for name in ours if layer_of(name) in ("testing", "edges", "alone")} == set()
+
+
+@pytest.mark.parametrize("package", ["tickrunner_trio", "tickrunner_trio.lockers"])
+def test_a_name_that_is_loaded_on_demand_is_as_good_as_any_other(package: str) -> None:
+    program = f"""
+import {package} as package
+listed = set(dir(package))
+assert "PostgresLocker" in listed and "PostgresLocker" not in vars(package)
+assert package.PostgresLocker is package.PostgresLocker is vars(package)["PostgresLocker"]
+from {package} import PostgresLedger
+assert set(dir(package)) >= listed
+try:
+    package.PostgresLoker
+except AttributeError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said == f"module '{package}' has no attribute 'PostgresLoker'\n"
 
 
 def test_importing_the_package_loads_no_asyncio_that_its_dependencies_have_not() -> None:

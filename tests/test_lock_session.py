@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tickrunner_trio.lockers import _connection, _session_thread
+from tickrunner_trio.lockers import _conninfo, _session_thread
 from tickrunner_trio.lockers._lock_book import LockBook
 from tickrunner_trio.lockers._timing import lease_timing
 from tickrunner_trio.testing import _lock_session
@@ -427,7 +427,7 @@ def test_its_times_are_those_of_the_real_lock_book(lease: float, share: float, a
 def test_it_waits_between_attempts_as_the_real_thread_does() -> None:
     assert _lock_session._BACKOFF_SECONDS == _session_thread._BACKOFF_SECONDS
     assert _lock_session._LONGEST_BACKOFF_SECONDS == _session_thread._LONGEST_BACKOFF_SECONDS
-    assert _lock_session._CONNECT_SECONDS == _connection._CONNECT_SECONDS
+    assert _lock_session._CONNECT_SECONDS == _conninfo._CONNECT_SECONDS
 
 
 class Replica:

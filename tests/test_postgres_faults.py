@@ -596,7 +596,7 @@ async def test_a_ctrl_c_while_leaving_leaves_no_thread_and_no_lock(dsn: str) -> 
                     def unpark_all(self) -> None:
                         """The work has stopped after all."""
 
-                locker._leaving = Interrupting()  # type: ignore[assignment]
+                locker._calls._returned = Interrupting()  # type: ignore[assignment]
         await until(lambda: threading.active_count() == threads)
         assert locks(dsn) == []
 

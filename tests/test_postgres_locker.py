@@ -355,7 +355,7 @@ async def test_leaving_before_the_hand_over_runs_nothing(dsn: str) -> None:
             deadline = time.monotonic() + 30
             while locker.statistics().held == 0:
                 assert time.monotonic() < deadline
-            locker._closed = True  # as leaving does first of all
+            locker._calls.are_closed = True  # as leaving does first of all
 
         before_the_hand_over(locker, granted)
         with pytest.raises(trio.ClosedResourceError):

@@ -25,11 +25,8 @@ NAMES = {
 
 
 def public() -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in vars(tickrunner_trio).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
-    }
+    found = {name: getattr(tickrunner_trio, name) for name in dir(tickrunner_trio) if not name.startswith("_")}
+    return {name: value for name, value in found.items() if not isinstance(value, ModuleType)}
 
 
 def test_the_public_names_are_those_of_the_design() -> None:

@@ -15,14 +15,22 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
-from opentelemetry.sdk.metrics import ObservableCounter
-from opentelemetry.sdk.metrics.export import AggregationTemporality, HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.sdk.metrics import Histogram, MeterProvider, ObservableCounter
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    MetricExporter,
+    MetricExportResult,
+    PeriodicExportingMetricReader,
+)
 from scripted import always, run_for, service, virtually
 
 import tickrunner_trio._service
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, Outcome, PostgresLocker, Tick
 from tickrunner_trio._telemetry import _registry
 from tickrunner_trio._telemetry._names import INSTRUMENTS
+from tickrunner_trio._telemetry._times import MOST_WAITING
 from tickrunner_trio.testing import Busy, Fails, Grant, ScriptedLocker
 from tickrunner_trio.testing._memory_telemetry import MemoryMetrics
 
@@ -174,6 +182,56 @@ def test_a_forced_tick_counts_and_has_no_lateness(meters: MemoryMetrics) -> None
     assert "tick.lateness" not in seen
 
 
+def successes_timed(data: Any) -> int:
+    """How many durations of successes have been collected."""
+    return sum(
+        point.count
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        if metric.name == "tickrunner.tick.duration"
+        for point in metric.data.data_points
+        if point.attributes["tickrunner.outcome"] == "success"
+    )
+
+
+@pytest.mark.parametrize("temporality", [AggregationTemporality.DELTA, AggregationTemporality.CUMULATIVE])
+def test_each_reader_sees_the_times_of_every_tick_that_was_over(temporality: AggregationTemporality) -> None:
+    often, rarely = (InMemoryMetricReader(preferred_temporality={Histogram: temporality}) for _ in range(2))
+    provider = MeterProvider([often, rarely], shutdown_on_exit=False)
+    sweep = service(one_second, telemetry={"meter_provider": provider})
+    unseen = {often: 0, rarely: 0}
+    for number in range(1, 61):
+        virtually(sweep.tick)
+        for reader, every in ((often, 3), (rarely, 20)):  # some ticks are recorded when there are enough of them
+            unseen[reader] += 1
+            if number % every == 0:
+                assert successes_timed(reader.get_metrics_data()) == unseen[reader]
+                if temporality is AggregationTemporality.DELTA:
+                    unseen[reader] = 0
+
+
+def test_the_last_export_has_the_times_of_all_ticks() -> None:
+    exported: list[int] = []
+
+    class Exporter(MetricExporter):
+        def export(self, metrics_data: Any, *_: Any, **__: Any) -> MetricExportResult:
+            exported.append(successes_timed(metrics_data))
+            return MetricExportResult.SUCCESS
+
+        def force_flush(self, timeout_millis: float = 0) -> bool:
+            return True
+
+        def shutdown(self, *_: Any, **__: Any) -> None:
+            pass
+
+    reader = PeriodicExportingMetricReader(Exporter(), export_interval_millis=3_600_000)
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    sweep = service(one_second, telemetry={"meter_provider": provider})
+    for _ in range(3):
+        virtually(sweep.tick)
+    provider.shutdown()
+    assert exported == [3]
+
+
 def test_two_services_of_one_name_make_one_series_of_each(meters: MemoryMetrics) -> None:
     async def main() -> None:
         locker = ScriptedLocker()
@@ -277,6 +335,43 @@ def test_without_a_reader_nothing_of_a_dropped_service_is_kept(meters: MemoryMet
     for number in range(100):
         service(one_second, telemetry=meters.providers, name=f"sweep_{number}")
     assert tallies() <= before + 1  # each registration lets go of those before it
+
+
+class Recorded(MeterProvider):
+    """Knows what its histograms were told, by their names."""
+
+    def __init__(self) -> None:
+        super().__init__(shutdown_on_exit=False)
+        self.values: dict[str, list[float]] = {}
+
+    def get_meter(self, *arguments: Any, **more: Any) -> Any:
+        meter = super().get_meter(*arguments, **more)
+        create = meter.create_histogram
+
+        def create_recorded(name: str, *arguments: Any, **more: Any) -> Any:
+            histogram = create(name, *arguments, **more)
+            values = self.values.setdefault(name, [])
+            histogram.record = lambda value, *_: values.append(value)  # type: ignore[method-assign, misc, assignment]
+            return histogram
+
+        meter.create_histogram = create_recorded  # type: ignore[method-assign]
+        return meter
+
+
+def test_without_a_reader_the_times_of_so_many_ticks_wait_and_of_no_error() -> None:
+    provider = Recorded()
+    sweep = service(one_second, telemetry={"meter_provider": provider})
+    durations = provider.values["tickrunner.tick.duration"]
+    for _ in range(MOST_WAITING - 1):
+        virtually(sweep.tick)
+    assert durations == []
+    virtually(service(fails, telemetry={"meter_provider": provider}, name="other").tick)
+    assert len(durations) == 1
+    virtually(sweep.tick)
+    assert len(durations) == MOST_WAITING + 1
+    for _ in range(MOST_WAITING):
+        virtually(sweep.tick)
+    assert len(durations) == 2 * MOST_WAITING + 1
 
 
 def test_services_come_and_go_while_an_exporter_reads(meters: MemoryMetrics) -> None:

@@ -13,19 +13,12 @@ status   situation
 from __future__ import annotations
 
 import sys
-import sysconfig
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-#: Frames below these are the machinery on the way to the user's mistake, not the place of it.
-_MACHINERY = tuple(
-    f"{path}/" for path in {str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib"))}
-)
-
 
 _T = TypeVar("_T")
 _LeafT = TypeVar("_LeafT", bound=BaseException)
@@ -88,10 +81,19 @@ def _place(error: BaseException) -> str | None:
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{_short(error.filename)}, line {error.lineno}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    own = [frame for frame in frames if not frame.filename.startswith(_MACHINERY)]
+    machinery = _machinery()
+    own = [frame for frame in frames if not frame.filename.startswith(machinery)]
     for frame in (own or frames)[-1:]:
         return f"{_short(frame.filename)}, line {frame.lineno}"
     return None
+
+
+def _machinery() -> tuple[str, ...]:
+    """Return below what the frames are that lead to the user's mistake, and are not the place of it."""
+    import sysconfig  # noqa: PLC0415 - 2 ms, and most programs have no mistakes
+
+    paths = {str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib"))}
+    return tuple(f"{path}/" for path in paths)
 
 
 def _short(filename: str) -> str:

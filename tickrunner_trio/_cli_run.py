@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from . import Supervisor
-from ._cli_admin import serve
 from ._cli_errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,6 +83,8 @@ async def run_services(
                 kept.extend(services)
                 stopping.supervisor = _supervisor(services, drain_timeout)
                 if admin is not None:  # not within the context manager's own nursery, whatever that does
+                    from ._cli_admin import serve  # noqa: PLC0415 - with its dataclass 2 ms, and JSON as much
+
                     await nursery.start(serve, admin, stopping.supervisor)
                 _log.info("services started", extra={"services": [_description(service) for service in services]})
                 await stopping.supervisor.run()

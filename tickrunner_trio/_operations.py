@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._cluster_health import ClusterHealth
 from ._errors import LockerConfigurationError
 from ._health import HealthState
 from .abc import HasLedger
@@ -12,7 +11,7 @@ from .abc import HasLedger
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from ._cluster_health import PastRun
+    from ._cluster_health import ClusterHealth, PastRun
     from ._service import Service
     from .abc import Ledger
 
@@ -79,6 +78,8 @@ def _needed_ledger(service: Service) -> Ledger:
 
 def _unknown(service: Service) -> ClusterHealth:
     """Return what is known of a service that was never asked to run."""
+    from ._cluster_health import ClusterHealth  # noqa: PLC0415 - few have a ledger, and it takes 2 ms to import
+
     return ClusterHealth(
         name=service.name, state=HealthState.STARTING, lock_id=service.lock_id, interval=service.interval
     )

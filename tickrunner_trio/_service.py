@@ -45,7 +45,6 @@ from ._lock_ids import lock_id_for
 from ._outcome import Outcome
 from ._reporting import tell_of
 from ._schedule import Schedule, hold_until, jitter, part_of, stalled_after
-from ._statistics import ServiceStatistics
 from ._surroundings import random_of, simulated
 from ._telemetry._meters import ServiceMeter
 from ._telemetry._spans import ServiceTracer
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from ._outcome import Tick, TickReport
+    from ._statistics import ServiceStatistics
     from .abc import Lease
 
 
@@ -158,6 +158,8 @@ class Service:
 
         It costs the ticks nothing: it reads what they leave behind for health and metrics anyway.
         """
+        from ._statistics import ServiceStatistics  # noqa: PLC0415 - few ask, and a dataclass takes 1 ms to import
+
         schedule, offset = self._schedule, self._utc_offset
         ticks, missed_slots, holds_lock = self._meter.counted()
         # Of each once: the work may be judged while another thread looks.

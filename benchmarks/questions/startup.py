@@ -1,7 +1,8 @@
 """How long it takes to import the library and its command line, and until the first tick of ``tickrunner run``.
 
-Each figure is the least of several fresh interpreters, since whatever else the machine does only adds. Imports are
-timed within the interpreter, so its own start is in none of them; the first tick is timed from outside, with it.
+Each figure is the least of several fresh interpreters, since whatever else the machine does only adds; those whose
+difference is judged take turns. Imports are timed within the interpreter, so its own start is in none of them. The
+first tick is timed from outside, with it, beside a bare Trio program that is started in the same way.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import subprocess
 import sys
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import TYPE_CHECKING
 
-from ..imports import first_task, timed
+from ..imports import timed
 from ..question import OURS, Comparison, Difference, Figure, Measurement, Question, Value, ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TRIO = "import trio"
 API = "import trio, opentelemetry.trace, opentelemetry.metrics"
@@ -27,6 +32,10 @@ IMPORTS = {
 }
 BASE, COMMAND = "trio and the OpenTelemetry API", f"{OURS}, command line"
 FIRST, FIRST_BARE = f"{OURS}, first tick of `run`", "first task of a bare Trio program"
+FIRSTS = {
+    FIRST: ["tickrunner_trio", "run", "benchmarks.first_tick:services", "--log-level=critical"],
+    FIRST_BARE: ["benchmarks.first_task"],
+}
 
 
 def over(base: str, of: str) -> Difference:
@@ -36,15 +45,14 @@ def over(base: str, of: str) -> Difference:
 
 def question(*, quick: bool) -> Question:
     """Ask it."""
-    children = {"children": 4 if quick else 5}
+    children = {"children": 4 if quick else 8}
     return Question(
         key="startup",
         title="Start-up",
         figures=(Figure("ms", 1), Figure("foreign", 0)),
         measurements=(
             Measurement(way=OURS, function=f"{__name__}:measure_imports", arguments=children, several=True),
-            Measurement(way=FIRST, function=f"{__name__}:measure_first_tick", arguments=children),
-            Measurement(way=FIRST_BARE, function=f"{__name__}:measure_first_task", arguments=children),
+            Measurement(way=FIRST, function=f"{__name__}:measure_firsts", arguments=children, several=True),
         ),
         comparisons=(
             Comparison(
@@ -80,35 +88,36 @@ def question(*, quick: bool) -> Question:
 
 
 def measure_imports(children: int) -> dict[str, dict[str, float]]:
-    """Time the imports within fresh interpreters, in turns: the targets are differences between them."""
-    figures: dict[str, dict[str, float]] = {}
+    """Time the imports within fresh interpreters."""
+
+    def within(_outside: float, words: list[str]) -> float:
+        return float(words[0])
+
+    return _least({way: ["-c", timed(statement)] for way, statement in IMPORTS.items()}, within, children)
+
+
+def measure_firsts(children: int) -> dict[str, dict[str, float]]:
+    """Time the command line from its start to its first tick, and a bare Trio program to its first task."""
+
+    def outside(seconds: float, _words: list[str]) -> float:
+        return seconds
+
+    return _least({way: ["-m", *arguments] for way, arguments in FIRSTS.items()}, outside, children)
+
+
+def _least(
+    programs: dict[str, list[str]], seconds: Callable[[float, list[str]], float], children: int
+) -> dict[str, dict[str, float]]:
+    """Run each program so many times, in turns, and return the least of each."""
+    figures = {way: {"ms": math.inf, "foreign": 0.0} for way in programs}
     with TemporaryDirectory() as compiled:
         for _ in range(children):
-            for way, statement in IMPORTS.items():
-                _, (seconds, foreign) = _told([sys.executable, "-c", timed(statement)], compiled)
-                before = figures.get(way, {"ms": math.inf, "foreign": 0})
-                figures[way] = {
-                    "ms": min(before["ms"], 1e3 * float(seconds)),
-                    "foreign": max(before["foreign"], int(foreign)),
-                }
+            for way, arguments in programs.items():
+                outside, words = _told([sys.executable, *arguments], compiled)
+                figure = figures[way]
+                figure["ms"] = min(figure["ms"], 1e3 * seconds(outside, words))
+                figure["foreign"] = max(figure["foreign"], int(words[-1]))
     return figures
-
-
-def measure_first_tick(children: int) -> dict[str, float]:
-    """Time the command line from its start to its first tick."""
-    command = [sys.executable, "-m", "tickrunner_trio", "run", "benchmarks.first_tick:services", "--log-level=critical"]
-    return _first(command, children)
-
-
-def measure_first_task(children: int) -> dict[str, float]:
-    """Time a bare Trio program likewise."""
-    return _first([sys.executable, "-c", first_task(API)], children)
-
-
-def _first(command: list[str], children: int) -> dict[str, float]:
-    with TemporaryDirectory() as compiled:
-        told = [_told(command, compiled) for _ in range(children)]
-    return {"ms": min(1e3 * seconds for seconds, _ in told), "foreign": max(int(words[0]) for _, words in told)}
 
 
 def _told(command: list[str], compiled: str) -> tuple[float, list[str]]:

@@ -4,6 +4,7 @@
 
     _names     what there is to see: instruments, spans, attributes; docs/telemetry.md is held to it
     _registry  one instrument per provider and name, whose callback reads plain integers  <- _meters: who counts what
+    _times     what the histograms are told, some ticks at a time
     _spans     a span around the work of each tick; _ids, which log records carry
     _guard     nothing that a provider raises reaches a tick
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opentelemetry.context import Context, create_key, set_value
 from opentelemetry.metrics import MeterProvider
 
 from .._outcome import Outcome
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
     from ..abc import Lease
     from ._names import Instrument
     from ._registry import Reading, Registry
-
-
-#: An exemplar, which leads from a bucket to a trace, costs 5 us, almost as much again as the recording: only the
-#: duration of errors has them. (An empty context would not do: the SDK takes it for none.)
-_NO_SPAN = set_value(create_key("tickrunner_trio"), "no span", Context())
 
 
 class _ServiceTally:
@@ -93,11 +87,9 @@ class ServiceMeter:
     def __init__(
         self, name: str, health: RunningHealth, interval: float, *, has_gate: bool, provider: MeterProvider | None
     ) -> None:
-        self._registry = registry = registry_of(checked_meter_provider(provider))
+        registry = registry_of(checked_meter_provider(provider))
         self._tally = _ServiceTally(name, health, interval, None if has_gate else 1)
-        self._duration = registry.histogram(names.DURATION)
-        self._late = registry.histogram(names.LATE)
-        self._acquire = registry.histogram(names.ACQUIRE)
+        self._times = registry.times
         self._service = {names.SERVICE: name}
         registry.add(self, self._tally)
 
@@ -143,16 +135,7 @@ class ServiceMeter:
             duration: seconds from the work's start to the judgement.
             lateness: seconds from the slot to the work's start; None: there is no slot.
         """
-        try:
-            if asked_for is not None:
-                self._acquire.record(asked_for, self._service, _NO_SPAN)
-            context = None if outcome.result == "error" else _NO_SPAN
-            # Made each time: kept for all outcomes they would take 2 KB per service, and gain nothing.
-            self._duration.record(duration, {**self._service, names.OUTCOME: outcome.value}, context)
-            if lateness is not None:
-                self._late.record(lateness, self._service, _NO_SPAN)
-        except Exception as error:
-            self._registry.guard.failed("recording a histogram", error)
+        self._times.add(self._service, outcome, asked_for, duration, lateness)
 
 
 class SessionTally:

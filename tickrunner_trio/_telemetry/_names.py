@@ -6,8 +6,9 @@ No semantic convention exists for periodic work in a process, so all is in a nam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from .._outcome import Outcome
 
 #: The name of tracer and meter.
 SCOPE = "tickrunner_trio"
@@ -22,6 +23,9 @@ LATENESS = "tickrunner.tick.lateness"
 EPOCH = "tickrunner.epoch"
 FUNCTION = "code.function.name"
 ERROR_TYPE = "error.type"
+
+#: What the attribute says of each: an enum's own ``value`` takes ten times as long to find, twice at each tick.
+OUTCOME_VALUES = {outcome: outcome.value for outcome in Outcome}
 
 #: The event on the span of a tick that lost its lock, at the moment of the loss.
 LOCK_LOST = "tickrunner.lock.lost"
@@ -43,8 +47,7 @@ LOCK_BOUNDARIES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Instrument:
+class Instrument(NamedTuple):
     """One instrument. Of observables of one name and attributes, counters add up, and gauges show the greatest."""
 
     name: str

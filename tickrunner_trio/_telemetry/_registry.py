@@ -31,7 +31,8 @@ from opentelemetry.metrics import MeterProvider, NoOpMeter, Observation, get_met
 
 from .._version import __version__
 from ._guard import Guard
-from ._names import INSTRUMENTS, LAST_SUCCESS, LAST_TICK, SCOPE
+from ._names import ACQUIRE, DURATION, INSTRUMENTS, LAST_SUCCESS, LAST_TICK, LATE, SCOPE
+from ._times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,14 +85,16 @@ class Registry:
         self._gone: deque[weakref.ref[object]] = deque()  # filled by the garbage collector, which must not wait
         self._group_of: dict[weakref.ref[object], str] = {}
         meter = self._meter_of(provider)
-        self._histograms = {each: self._histogram(meter, each) for each in INSTRUMENTS if each.kind == "histogram"}
+        #: Of the ticks of all its services.
+        self.times = Times(
+            acquire=self._histogram(meter, ACQUIRE),
+            duration=self._histogram(meter, DURATION),
+            late=self._histogram(meter, LATE),
+            guard=self.guard,
+        )
         for each in INSTRUMENTS:
             if each.kind != "histogram":
                 self._observe(meter, each)
-
-    def histogram(self, instrument: Instrument) -> Histogram:
-        """Return the histogram of that description."""
-        return self._histograms[instrument]
 
     def add(self, owner: object, tally: Tally) -> None:
         """Show a tally for as long as its owner lives."""
@@ -143,6 +146,7 @@ class Registry:
         """Be the callback of an observable."""
         merged: dict[tuple[str, ...], float] = {}
         for registry in self._registries():
+            registry.times.record()  # before the histograms are collected
             for key, value in registry.readings(instrument):
                 _merge(merged, instrument, key, value)
         return [Observation(value, dict(zip(instrument.attributes, key, strict=True))) for key, value in merged.items()]

@@ -49,6 +49,7 @@ from ._names import (
     LOCK_LOST,
     NUMBER,
     OUTCOME,
+    OUTCOME_VALUES,
     REQUEST_ID,
     SCOPE,
     SERVICE,
@@ -87,14 +88,14 @@ class ServiceTracer:
     """
 
     def __init__(self, name: str, lock_id: int, *, provider: TracerProvider | None, trace_skipped: bool | None) -> None:
-        self._guard = Guard(f"the service {name}")
+        self.guard = Guard(f"the service {name}")
         self._tracer = self._tracer_of(_checked_provider(provider))
         self._span_name = f"tick {name}"
         self._fixed: dict[str, AttributeValue] = {SERVICE: name, LOCK_ID: lock_id}
         self._function: object = None  # whose name is in there as well
         self._trace_skipped = _wants_skipped() if trace_skipped is None else _checked_bool(trace_skipped)
-        self._record_exceptions = "logs" not in os.environ.get(_EXCEPTION_SWITCH, "").replace(" ", "").split(",")
-        self._links: Sequence[Link] = ()
+        self.record_exceptions = "logs" not in os.environ.get(_EXCEPTION_SWITCH, "").replace(" ", "").split(",")
+        self.links: Sequence[Link] = ()  #: Of the next span, to the last one that was sampled.
 
     def begin(
         self,
@@ -125,10 +126,10 @@ class ServiceTracer:
         start = time_ns() - int(seconds_ago * 1e9) if seconds_ago else None
         try:
             span = self._tracer.start_span(
-                self._span_name, _NO_PARENT, attributes=attributes, links=self._links, start_time=start
+                self._span_name, _NO_PARENT, attributes=attributes, links=self.links, start_time=start
             )
         except Exception as error:
-            self._guard.failed("beginning a span", error)
+            self.guard.failed("beginning a span", error)
             return None
         return None if span is INVALID_SPAN else TickSpan(self, span, current.attach(set_span_in_context(span)))
 
@@ -146,41 +147,11 @@ class ServiceTracer:
             seconds_ago=report.duration,
         )
 
-    def judged(self, span: Span, report: TickReport, lost_for: float) -> None:
-        """Write down what came of the tick."""
-        error = report.error if report.outcome.result == "error" else None
-        try:
-            if not span.is_recording():
-                return
-            span.set_attribute(OUTCOME, report.outcome.value)
-            if error is None:
-                return
-            span.set_attribute(ERROR_TYPE, _type_of(error))
-            span.set_status(Status(StatusCode.ERROR, describe_error(error)))
-            if report.outcome is Outcome.LOCK_LOST:
-                span.add_event(LOCK_LOST, timestamp=time_ns() - int(lost_for * 1e9))
-            if self._record_exceptions:
-                span.record_exception(error)
-        except Exception as raised:
-            self._guard.failed("writing to a span", raised)
-
-    def end(self, span: Span) -> None:
-        """End the span; the next tick's will link to it if it was sampled."""
-        try:
-            if not span.is_recording():
-                return
-            span.end()
-            context = span.get_span_context()
-            if context.trace_flags.sampled:
-                self._links = (Link(context),)
-        except Exception as error:
-            self._guard.failed("ending a span", error)
-
     def _tracer_of(self, provider: TracerProvider | None) -> Tracer:
         try:
             return (get_tracer_provider() if provider is None else provider).get_tracer(SCOPE, __version__)
         except Exception as error:
-            self._guard.failed("making a tracer", error)
+            self.guard.failed("making a tracer", error)
             return NoOpTracer()
 
 
@@ -194,14 +165,40 @@ class TickSpan:
         self._span = span
         self._token = token
 
-    def judged(self, report: TickReport, *, lost_for: float) -> None:
+    def judged(self, outcome: Outcome, error: BaseException | None, *, lost_for: float) -> None:
         """Write down what came of the tick; of a lost lock, for how many seconds it has been."""
-        self._tracer.judged(self._span, report, lost_for)
+        span, tracer = self._span, self._tracer
+        try:
+            if not span.is_recording():
+                return
+            span.set_attribute(OUTCOME, OUTCOME_VALUES[outcome])
+            if error is None or outcome.result != "error":
+                return
+            span.set_attribute(ERROR_TYPE, _type_of(error))
+            span.set_status(Status(StatusCode.ERROR, describe_error(error)))
+            if outcome is Outcome.LOCK_LOST:
+                span.add_event(LOCK_LOST, timestamp=time_ns() - int(lost_for * 1e9))
+            if tracer.record_exceptions:
+                span.record_exception(error)
+        except Exception as raised:
+            tracer.guard.failed("writing to a span", raised)
 
     def end(self) -> None:
-        """End it, after the log and the hook; what was current before is current again."""
+        """End it, after the log and the hook; what was current before is current again.
+
+        The next tick's span will link to it if it was sampled.
+        """
         current.detach(self._token)
-        self._tracer.end(self._span)
+        span, tracer = self._span, self._tracer
+        try:
+            if not span.is_recording():
+                return
+            span.end()
+            context = span.get_span_context()
+            if context.trace_flags.sampled:
+                tracer.links = (Link(context),)
+        except Exception as error:
+            tracer.guard.failed("ending a span", error)
 
 
 def _name_of(function: object) -> str:

@@ -15,19 +15,18 @@ Invariants:
 from __future__ import annotations
 
 import logging
-import os
 import re
-import socket
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo, timeout_from_conninfo
+from psycopg.conninfo import conninfo_attempts, make_conninfo, timeout_from_conninfo
 
 from .._audit import log_safely
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
 from ._clock import boot_seconds
+from ._conninfo import parameters_of, remedy_for
 from ._losses import Loss
 
 if TYPE_CHECKING:
@@ -37,34 +36,6 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
 _log = logging.getLogger("tickrunner_trio.lockers.postgres")
-
-_CONNECT_SECONDS = 5  # libpq's own default is to wait for ever
-
-_HOW_TO_WRITE = (
-    "conninfo is not a connection string that PostgreSQL's client library can read: write it as "
-    "'postgresql://user:password@host:port/database' with :/?#@% in the password percent-encoded, "
-    "or as 'host=... dbname=... password=...' with values that hold spaces in single quotes"
-)
-_CREDENTIALS = "correct the user, the password or the database in conninfo, or the server's pg_hba.conf"
-
-# libpq does not hand out the SQLSTATE of a refused connection, only the text, in the language of the server's
-# lc_messages. Where that is not English, these are reported as DatabaseUnavailableError, with the server's reason.
-_NOT_MENDED_BY_WAITING = {
-    r"authentication failed for user|no password supplied": _CREDENTIALS,  # 28P01, 28000
-    r"pg_hba\.conf (entry|rejects)|is not permitted to log in|permission denied for database": _CREDENTIALS,
-    r"FATAL: +(role|database) .* does not exist": _CREDENTIALS,  # 28000, 3D000
-    r"(^|failed: )(invalid |could not match |bad value |\S+ parameter must be )": "correct that parameter of conninfo",
-    r"could not parse network address|Servname not supported": "correct hostaddr or port in conninfo",
-    r"definition of service .* not found": "correct service in conninfo, or the service file",
-    r"authentication method requirement": "correct require_auth in conninfo, or the server's pg_hba.conf",
-    r"does not support SSL": "correct sslmode in conninfo, or switch on SSL at the server",
-    r"root certificate file .* does not exist|certificate verify failed|does not match host name": (
-        "correct host, sslrootcert or sslmode in conninfo"
-    ),
-    r"unsupported startup parameter": (
-        "take it out of conninfo and PGOPTIONS, or let the pooler pass over it (ignore_startup_parameters of PgBouncer)"
-    ),
-}
 
 # Our statements are always the same, so what the server does not know, accept or allow, it will not tomorrow.
 _NOT_MENDED_STATES = {
@@ -99,7 +70,7 @@ class Connection:
         self.refused = ("", "")  #: SQLSTATE and words of the server's, after a statement that it did not do.
         self._wait = wait
         self._parting_words = ""  #: What the server said unasked when it ended the session.
-        parameters = _parameters(conninfo)
+        parameters = parameters_of(conninfo)
         self._secrets = [
             str(value) for name, value in parameters.items() if re.search("password|secret", name) and value
         ]
@@ -162,7 +133,7 @@ class Connection:
     def row_if_answered(self, *, columns: int, deadline: float) -> list[str] | None:
         """Return the one row of the answer to what was begun; None if it has not come by then, and may come later."""
         result = self._result(pq.ExecStatus.TUPLES_OK, deadline)
-        return None if result is None else self._row(_texts(result), columns)
+        return None if result is None else self._row(texts(result), columns)
 
     def read_unasked(self) -> None:
         """Read what came in while nothing was asked: notices, or the end of the session."""
@@ -179,7 +150,7 @@ class Connection:
         self._pgconn.finish()
 
     def _rows(self, send: Callable[[], None], deadline: float) -> list[list[str | None]]:
-        return _texts(self._complete(send, pq.ExecStatus.TUPLES_OK, deadline))
+        return texts(self._complete(send, pq.ExecStatus.TUPLES_OK, deadline))
 
     def _row(self, rows: list[list[str | None]], columns: int) -> list[str]:
         row = [text for text in rows[0] if text is not None] if len(rows) == 1 else []
@@ -249,7 +220,7 @@ class Connection:
         # One of a host's addresses may be dead while another tells what is wrong; another host may still let us in.
         remedies: dict[object, str | None] = {}
         for host, said in failures:
-            remedies[host] = remedies.get(host) or _remedy(said)
+            remedies[host] = remedies.get(host) or remedy_for(said)
         if all(remedies.values()):
             raise LockerConfigurationError(f"{reason}: {next(iter(remedies.values()))}")
         raise DatabaseUnavailableError(reason)
@@ -305,51 +276,17 @@ class Connection:
         return " ".join(message.split())
 
 
-def _texts(result: PGresult) -> list[list[str | None]]:
-    values = [[result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)]
-    return [[None if value is None else value.decode(errors="replace") for value in row] for row in values]
-
-
-def _parameters(conninfo: str) -> ConnDict:
-    """Parse the user's connection string and add our defaults for what neither it nor the environment says."""
-    try:
-        parameters = None if _is_ambiguous(conninfo) else conninfo_to_dict(conninfo)
-    except (psycopg.Error, UnicodeError):
-        parameters = None
-    # A password where the host was forgotten is taken for a port, which libpq would quote.
-    if parameters is not None and re.fullmatch(r"[\d,\s]*", str(parameters.get("port", ""))) is None:
-        parameters = None
-    if parameters is None:  # raised out here: in the clause above the error would have one with the password as context
-        raise LockerConfigurationError(_HOW_TO_WRITE)
-    defaults: dict[str, tuple[str, int | str]] = {
-        "connect_timeout": ("PGCONNECT_TIMEOUT", _CONNECT_SECONDS),
-        # A standby grants the same ids as its primary, and its session survives promotion.
-        "target_session_attrs": ("PGTARGETSESSIONATTRS", "read-write"),
-    }
-    for name, (variable, value) in defaults.items():
-        if variable not in os.environ:
-            parameters.setdefault(name, value)
-    # The pid comes first, because the server cuts it off after 63 bytes. libpq looks at it last of all: after
-    # application_name in the string, PGAPPNAME and a service file.
-    parameters.setdefault("fallback_application_name", f"tickrunner_trio {os.getpid()} {socket.gethostname()}")
-    return parameters
-
-
-def _is_ambiguous(conninfo: str) -> bool:
-    """Whether libpq would take a part of the password for a host or a database, and then quote it.
-
-    It ends user and password at the first ``@``, unless a ``/`` comes before that.
-    """
-    uri = re.match(r"postgres(?:ql)?://(?:[^@/]*@)?([^?]*)", conninfo)
-    return uri is not None and "@" in uri[1]
+def texts(result: PGresult) -> list[list[str | None]]:
+    """Return the rows of a result."""
+    get = result.get_value
+    columns = range(result.nfields)
+    return [
+        [None if (value := get(row, column)) is None else value.decode(errors="replace") for column in columns]
+        for row in range(result.ntuples)
+    ]
 
 
 def _ends_the_session(said: PGresult) -> bool:
     severity = said.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) or b""
     state = said.error_field(pq.DiagnosticField.SQLSTATE) or b""
     return severity in {b"FATAL", b"PANIC"} or state.startswith(b"57P")  # a crash is told as a warning
-
-
-def _remedy(said: str) -> str | None:
-    said = " ".join(said.split())
-    return next((remedy for pattern, remedy in _NOT_MENDED_BY_WAITING.items() if re.search(pattern, said)), None)

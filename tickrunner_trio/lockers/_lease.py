@@ -82,6 +82,17 @@ class PostgresLease:
     def hurry(self) -> None:
         """Whoever waits for the release is cancelled. A release waits for nothing but its own answer."""
 
+    def wait_cancelled(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        """Who waits for the lock goes on without it; to be passed to Trio."""
+        self.waiting_task = None
+        self._book.abandon(self)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def release_cancelled(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        """Who waits for the release waits on; to be passed to Trio."""
+        self.hurry()
+        return trio.lowlevel.Abort.FAILED
+
     def answer(self, answer: bool | Exception) -> None:  # noqa: FBT001  # what the server said
         """Let whoever waits go on; in Trio's thread. Nobody waits any more: nothing happens."""
         task, self.waiting_task = self.waiting_task, None

@@ -84,7 +84,7 @@ class _Thread(enum.Enum):
     AWAKE = enum.auto()  # or as good as: it will look into the book before it sleeps
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Batch:
     """What goes to the server in one statement, `MOST_LOCKS` at most, and who is not asked for."""
 
@@ -317,8 +317,7 @@ class LockBook:
 
     def reply_deadline(self, sent_at: float) -> float:
         """Return until when a statement that is sent now must be answered; also when it was sent late."""
-        with self._mutex:
-            return min(sent_at + self._timing.reply, self._expires_at)
+        return min(sent_at + self._timing.reply, self._expires_at)  # if that passes meanwhile, `answered` says so
 
     def answered(
         self, batch: Batch, granted: list[bool], sent_at: float, unwritten: Collection[PostgresLease] = ()
@@ -328,9 +327,9 @@ class LockBook:
         Of the releases, those are not done whose results could not be written.
         """
         with self._mutex:
-            if self._has_expired():
+            if self._has_expired(now := self._clock()):
                 return None
-            self._round_trip = self._clock() - sent_at
+            self._round_trip = now - sent_at
             self._answered_at = sent_at
             self._expires_at = sent_at + self._timing.cancel_after
             if batch:
@@ -339,7 +338,7 @@ class LockBook:
             answers: list[Answer] = []
             if unwritten:
                 self._unwritten += unwritten
-                self._write_at = min(self._write_at, self._clock() + _UNWRITTEN_SECONDS)
+                self._write_at = min(self._write_at, now + _UNWRITTEN_SECONDS)
             for lease in batch.releases:
                 if lease not in unwritten:
                     self._free(lease)
@@ -416,6 +415,8 @@ class LockBook:
 
     def outlived(self) -> list[PostgresLease]:
         """Return, once each, the lost locks whose work has used up its time to stop."""
+        if not self._lost_work:  # it grows by this thread alone, which asks twice per statement
+            return []
         with self._mutex:
             now = self._clock()
             late = [lease for lease, stop_by in self._lost_work.items() if stop_by <= now]
@@ -432,8 +433,8 @@ class LockBook:
         self._thread_is = _Thread.AWAKE if self._is_alone else _Thread.WOKEN_SOON
         return True
 
-    def _has_expired(self) -> bool:
-        if self._clock() < self._expires_at:
+    def _has_expired(self, now: float | None = None) -> bool:
+        if (self._clock() if now is None else now) < self._expires_at:
             return False
         self._expired_at = max(self._expired_at, self._expires_at)
         self._expires_at = -math.inf  # seen is seen: no answer that is still on its way takes it back

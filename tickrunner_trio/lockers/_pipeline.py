@@ -10,7 +10,7 @@ from psycopg import pq
 
 from .._errors import LockerConfigurationError
 from ._clock import boot_seconds
-from ._connection import Connection
+from ._connection import Connection, texts
 from ._losses import Loss
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class PipelinedConnection(Connection):
                 return rows
             if result.status != pq.ExecStatus.TUPLES_OK:
                 self._fail_statement(result)
-            rows = _rows(result)
+            rows = texts(result)
 
     def _too_late(self, sent_at: float, deadline: float) -> NoReturn:
         self.loss = Loss.TIMEOUT
@@ -115,12 +115,3 @@ class PipelinedConnection(Connection):
                 "prints"
             )
         super()._fail_statement(result)
-
-
-def _rows(result: PGresult) -> list[list[str | None]]:
-    get = result.get_value
-    columns = range(result.nfields)
-    return [
-        [None if (value := get(row, column)) is None else value.decode(errors="replace") for column in columns]
-        for row in range(result.ntuples)
-    ]

@@ -1,22 +1,23 @@
-"""The Trio face of the PostgreSQL locker: who waits for what, for how long, and what happens on a cancellation.
+"""The Trio face of the PostgreSQL locker: what it offers, how it is opened and left, and who watches meanwhile.
 
-The session and its thread are `_session_thread`, what both sides share is `_lock_book`; nothing here blocks, and
-nothing here knows of SQL.
+What a call waits for is in `_calls`, the session and its thread are `_session_thread`, what both sides share is
+`_lock_book`; nothing here blocks, and nothing here knows of SQL.
 """
 
 from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
 from .._audit import log_safely
-from .._errors import DatabaseUnavailableError, LockerConfigurationError, LockLostError
+from .._errors import LockerConfigurationError
 from .._lock_ids import checked_lock_id
 from .._telemetry._meters import LockerMeter, SessionTally
 from ..abc import LedgerState
+from ._calls import Calls
 from ._clock import boot_seconds
 from ._lease import PostgresLease
 from ._ledger import PostgresLedger
@@ -39,14 +40,11 @@ if TYPE_CHECKING:
     from .. import abc
     from ..abc import Lease, LedgerAnswer
     from ._holders import LockHolder
-    from ._lock_book import LockBook
     from ._session_thread import SessionThread
     from ._statistics import LockerStatistics
     from ._timing import LeaseTiming
 
 _log = logging.getLogger("tickrunner_trio.lockers.postgres")
-
-_L = TypeVar("_L", bound=PostgresLease)
 
 _STOPPING_THREAD_SECONDS = 5.0
 _STUCK = "the thread of this PostgresLocker has been held up for longer than the lease, by a log handler for example"
@@ -145,9 +143,7 @@ class PostgresLocker:
         self._token: trio.lowlevel.TrioToken | None = None
         self._attempted = trio.Event()
         self._ended = trio.Event()
-        self._closed = False
-        self._callers: set[PostgresLease] = set()
-        self._leaving = trio.lowlevel.ParkingLot()
+        self._calls = Calls()
         self._watching = trio.CancelScope()
 
     @property
@@ -233,7 +229,7 @@ class PostgresLocker:
         checked_lock_id(lock_id)
         await trio.lowlevel.checkpoint_if_cancelled()
         book = self._opened_thread().book
-        return await self._run_with(book, PostgresLease(book, lock_id), fn)
+        return await self._calls.run(book, PostgresLease(book, lock_id), fn)
 
     async def with_due_lock(
         self,
@@ -262,7 +258,7 @@ class PostgresLocker:
             raise RuntimeError("this PostgresLocker keeps no ledger: make it with ledger=True")
         book = self._opened_thread().book
         lease = LedgerLease(book, lock_id, service=service, interval=interval, forced=forced)
-        had = await self._run_with(book, lease, fn)
+        had = await self._calls.run(book, lease, fn)
         answer = lease.answer_of_ledger(had=had)
         if answer.state is LedgerState.PAUSED:
             self._watch_of_ledger.found_paused(service)
@@ -276,23 +272,6 @@ class PostgresLocker:
     def watching(self, service: str, wake: Callable[[], object]) -> AbstractContextManager[None]:
         """For the time of the block, have it told of what is done to a service. See `abc.LedgerLocker`."""
         return nullcontext() if self._watch_of_ledger is None else self._watch_of_ledger.watching(service, wake)
-
-    async def _run_with(self, book: LockBook, lease: _L, fn: Callable[[_L], Awaitable[None]]) -> bool:
-        try:
-            self._callers.add(lease)
-            if not await _acquired(book, lease):
-                return False
-            try:
-                if self._closed or lease.loss:  # between the grant and now
-                    raise trio.ClosedResourceError(_CLOSED) if self._closed else DatabaseUnavailableError(lease.loss)
-                await _run_under(lease, fn)
-            finally:
-                await _released(book, lease)  # noqa: ASYNC102 - it shields itself, and the thread's deadlines bound it
-        finally:
-            self._callers.discard(lease)
-            if self._closed:
-                self._leaving.unpark_all()
-        return True
 
     def statistics(self) -> LockerStatistics:
         """Return what the locker is doing and has done, as a snapshot.
@@ -334,7 +313,7 @@ class PostgresLocker:
 
     def _opened_thread(self) -> SessionThread:
         thread = self._entered_thread()
-        if self._closed:
+        if self._calls.are_closed:
             raise trio.ClosedResourceError(_CLOSED)
         if self._token is not trio.lowlevel.current_trio_token():
             raise RuntimeError("this PostgresLocker belongs to another Trio run: make one for each trio.run")
@@ -359,23 +338,17 @@ class PostgresLocker:
         while True:
             await trio.sleep(min(thread.book.seconds_left() or self._timing.beat, self._timing.beat))
             is_stuck = boot_seconds() - thread.seen_at > self._timing.lease
-            for lease in self._callers:
-                if lease.loss is not None:
-                    lease.scope.cancel()
-                if is_stuck:
-                    lease.answer(DatabaseUnavailableError(_STUCK))
+            self._calls.cancel_what_is_lost()
+            if is_stuck:
+                self._calls.give_up_waiting(_STUCK)
 
     async def _close(self, thread: SessionThread) -> None:
-        self._closed = True
         thread.book.end_no_more_holds()
-        for lease in self._callers:
-            if lease.own_end:  # what runs under it sleeps, perhaps for long, and nothing is left to be lost
-                lease.scope.cancel()
+        self._calls.close()
         thread.stop()
         try:
-            with trio.move_on_after(self._timing.lease, shield=True):  # noqa: ASYNC912 - without work none is needed
-                while self._callers:
-                    await self._leaving.park()
+            with trio.move_on_after(self._timing.lease, shield=True):
+                await self._calls.wait_until_all_have_returned()
         finally:
             with trio.move_on_after(_STOPPING_THREAD_SECONDS, shield=True):
                 await self._ended.wait()
@@ -388,64 +361,3 @@ class PostgresLocker:
                     logging.WARNING,
                     "the thread did not end in time: it will end when what holds it, DNS for example, lets go",
                 )
-
-
-@trio.lowlevel.enable_ki_protection  # a Ctrl-C between asking and waiting would leave the answer to nobody
-async def _acquired(book: LockBook, lease: PostgresLease) -> bool:
-    """Return whether the lock was had; cancelled, leave it to the thread to undo what it may still do."""
-
-    def abandon(_raise_cancel: object) -> trio.lowlevel.Abort:
-        lease.waiting_task = None
-        book.abandon(lease)
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    try:
-        is_asked = book.want(lease)
-    except Exception:
-        await trio.lowlevel.cancel_shielded_checkpoint()  # whoever tries in a loop must not block all others
-        raise
-    if not is_asked:
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        return False
-    lease.waiting_task = trio.lowlevel.current_task()
-    try:
-        had: bool = await trio.lowlevel.wait_task_rescheduled(abandon)
-    except Exception:
-        book.abandon(lease)  # also when it was not the thread that answered
-        raise
-    return had
-
-
-async def _run_under(lease: _L, fn: Callable[[_L], Awaitable[None]]) -> None:
-    try:
-        # A nursery would wrap what fn raises in a group.
-        with lease.scope:
-            await fn(lease)
-    except Exception as error:
-        if lease.loss:
-            raise _lost(lease) from error
-        raise
-    if lease.loss:
-        raise _lost(lease)
-
-
-def _lost(lease: PostgresLease) -> LockLostError:
-    return LockLostError(f"the lock {lease.lock_id} was lost while the work ran: {lease.loss}")
-
-
-@trio.lowlevel.enable_ki_protection
-async def _released(book: LockBook, lease: PostgresLease) -> None:
-    """Hand the lock back at once, and wait until it is free, or as good as free because its session is closed."""
-    if not book.give_back(lease):
-        return
-
-    def hurry(_raise_cancel: object) -> trio.lowlevel.Abort:
-        lease.hurry()
-        return trio.lowlevel.Abort.FAILED
-
-    lease.waiting_task = trio.lowlevel.current_task()
-    try:
-        # No cancellation ends this: the thread answers by a deadline of its own, and if it is stuck, the watchdog does.
-        await trio.lowlevel.wait_task_rescheduled(hurry)
-    except DatabaseUnavailableError:
-        log_safely(_log, logging.WARNING, "nobody confirmed the release of the lock %d in time", lease.lock_id)

@@ -119,7 +119,7 @@ class Session:
 
         With neither it is a beat. The session must hold the former, and none of the latter.
         """
-        arrays = [b"{%s}" % ",".join(map(str, ids)).encode() for ids in (release, acquire)]
+        arrays = [_array(release), _array(acquire)]
         whose, released, acquired = self._connection.ask_prepared(_NAME, arrays, columns=3, deadline=deadline)
         if whose != "ours":
             self._connection.loss = Loss.MISMATCH
@@ -223,6 +223,10 @@ class Session:
         if read_only == "on":
             raise DatabaseUnavailableError("the session is read-only: waiting for a server that takes writes")
         return int(locks) * int(connections)
+
+
+def _array(lock_ids: Sequence[int]) -> bytes:
+    return b"{%s}" % ",".join(map(str, lock_ids)).encode() if lock_ids else b"{}"
 
 
 def _all_true(count: int) -> str:

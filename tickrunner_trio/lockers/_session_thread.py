@@ -34,13 +34,11 @@ Invariants, beside those of the book:
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import math
 import random
 import selectors
-import socket
 import threading
 from typing import TYPE_CHECKING, cast
 
@@ -52,6 +50,7 @@ from ._clock import boot_seconds
 from ._driver import driver_needed
 from ._lock_book import EXPIRED, LockBook
 from ._losses import CLOSED, Loss
+from ._sleeper import Sleeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -70,9 +69,6 @@ _BACKOFF_SECONDS = 0.1  # before the first attempt; doubled for each further one
 _LONGEST_BACKOFF_SECONDS = 10.0
 # Timers of the kernel stand still during suspend, the clock does not: so late, at most, is it noticed.
 _LONGEST_SLEEP_SECONDS = 1.0
-
-# Neither keeps state in the kernel, where a socket that libpq closes would stay behind. Windows has no poll.
-_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 class SessionThread:
@@ -113,19 +109,14 @@ class SessionThread:
         self._opened_at = 0.0
         self._failures = 0  # attempts and short-lived sessions in a row
         self._last_failure: type[Exception] | None = None  # of the present outage
-        self._selector = _Selector()
-        self._watched: tuple[int, int] | None = None  # the socket of the session, and the events
-        self._woken, self._waker = socket.socketpair()
-        for end in (self._woken, self._waker):
-            end.setblocking(False)  # noqa: FBT003  # positional-only
-        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._sleeper = Sleeper()
 
     def start(self) -> None:
         """Start the thread, once."""
         try:
             self._thread.start()
         except BaseException:
-            self._close_files()
+            self._sleeper.close()
             raise
 
     def join(self, seconds: float) -> bool:
@@ -160,13 +151,8 @@ class SessionThread:
                 self._part(reason, refusal, loss)
                 self._let_work_stop()  # also where there was no session: nobody looks at it afterwards
             finally:
-                self._close_files()
+                self._sleeper.close()
                 self._tell(self._attempted, self._ended)
-
-    def _close_files(self) -> None:
-        self._selector.close()
-        self._waker.close()
-        self._woken.close()
 
     def _live_through_one_session(self) -> None:
         try:
@@ -248,7 +234,7 @@ class SessionThread:
             if session is not None:
                 if session.is_open:
                     self._let_work_stop()
-                self._watch(None, 0)
+                self._sleeper.forget()
                 session.close()
                 if boot_seconds() - self._opened_at > _LONGEST_BACKOFF_SECONDS:
                     self._failures = 0
@@ -296,11 +282,7 @@ class SessionThread:
 
     def _select(self, fd: int | None, events: int, seconds: float) -> bool:
         self.seen_at = boot_seconds()
-        self._watch(fd, events)
-        ready = {key.fd for key, _ in self._selector.select(min(seconds, _LONGEST_SLEEP_SECONDS))}
-        if self._woken.fileno() in ready:
-            with contextlib.suppress(BlockingIOError):
-                self._woken.recv(4096)
+        is_ready = self._sleeper.sleep(fd, events, min(seconds, _LONGEST_SLEEP_SECONDS))
         for lease in self.book.outlived():
             lease.overstays()
             log_safely(
@@ -309,18 +291,7 @@ class SessionThread:
                 "the work under the lock %d has outlived its lease: another replica may run it too",
                 lease.lock_id,
             )
-        return fd in ready
-
-    def _watch(self, fd: int | None, events: int) -> None:
-        """Have the selector look at this socket and no other. It must be done before the socket is closed."""
-        watched = None if fd is None else (fd, events)
-        if watched != self._watched:
-            if self._watched is not None:
-                self._selector.unregister(self._watched[0])
-            self._watched = None
-            if fd is not None:
-                self._selector.register(fd, events)
-                self._watched = watched
+        return is_ready
 
     def _rouse(self, *, at_once: bool) -> None:
         """Wake the thread, or have Trio do so when it has run whatever is ready: then all goes in one statement."""
@@ -333,9 +304,7 @@ class SessionThread:
             self._wake()
 
     def _wake(self) -> None:
-        # A full socket wakes as well, and a closed one means that the thread has answered everything and ended.
-        with contextlib.suppress(OSError):
-            self._waker.send(b"\0")
+        self._sleeper.wake()
 
 
 class _Stopping(Exception):  # noqa: N818  # no error
