@@ -51,10 +51,6 @@ class Watch:
         """Note a run that begins now, of the service with this first slot."""
         self._late.append((self._now() - slot + EARLY) % INTERVAL - EARLY)
 
-    def ran_late(self, seconds: float) -> None:
-        """Note a run of which somebody else says how late it is."""
-        self._late.append(seconds)
-
     async def look(self, sleep: Callable[[float], Awaitable[None]], seconds: int) -> dict[str, float]:
         """Watch for so many whole seconds. ``sleep`` is that of the loop."""
         begin = self.origin + 1.75 * INTERVAL

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 from scripted import service, virtually
 
 from tickrunner_trio import MemoryLocker, Outcome, Tick, TickContextFilter, component_logger, request_id
-from tickrunner_trio._audit import log_safely, new_request_id, request_id_set_to
+from tickrunner_trio._audit import log_safely, new_request_id, set_request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Kept(logging.Handler):
@@ -44,6 +48,14 @@ def kept() -> Any:
     root.setLevel(level)
 
 
+@contextlib.contextmanager
+def request_id_set_to(value: str) -> Iterator[None]:
+    before = request_id()
+    set_request_id(value)
+    yield
+    set_request_id(before)
+
+
 # The request id.
 
 
@@ -55,15 +67,6 @@ def test_a_request_id_is_32_hex_digits_and_fresh() -> None:
     ids = {new_request_id() for _ in range(100)}
     assert len(ids) == 100
     assert all(re.fullmatch("[0-9a-f]{32}", each) for each in ids)
-
-
-def test_a_request_id_ends_with_its_block_also_when_that_raises() -> None:
-    with pytest.raises(OSError, match="away"), request_id_set_to("outer"):
-        with request_id_set_to("inner"):
-            assert request_id() == "inner"
-        assert request_id() == "outer"
-        raise OSError("away")
-    assert request_id() is None
 
 
 def test_the_request_id_of_a_tick_follows_its_nurseries_and_threads_and_is_gone_after_it() -> None:
@@ -137,6 +140,22 @@ def test_services_side_by_side_see_their_own_request_ids() -> None:
     assert all(told == found for told, found in seen)
 
 
+def test_work_that_forces_a_tick_of_another_service_has_its_own_id_again_after_it() -> None:
+    seen: list[str | None] = []
+
+    async def inner(tick: Tick) -> None:
+        seen.append(request_id())
+
+    async def outer(tick: Tick) -> None:
+        await service(inner, MemoryLocker(), name="inner").tick()
+        seen.extend([tick.request_id, request_id()])
+
+    virtually(service(outer, MemoryLocker()).tick)
+    within, own, after = seen
+    assert own == after != within
+    assert request_id() is None
+
+
 # Component loggers.
 
 
@@ -170,6 +189,55 @@ def test_records_go_to_a_logger_of_the_component_and_name_the_callers_line(kept:
     component_logger("sweep").warning("x")
     assert kept.records[0].name == "tickrunner_trio.component.sweep"
     assert kept.records[0].funcName == "test_records_go_to_a_logger_of_the_component_and_name_the_callers_line"
+
+
+def loggers_of(slug: str) -> list[str]:
+    return [name for name in logging.Logger.manager.loggerDict if name.startswith(f"tickrunner_trio.component.{slug}")]
+
+
+def test_a_component_that_logs_nothing_has_no_logger(kept: Kept) -> None:
+    """10,000 services have 10,000 component loggers, and a logger takes 1 KiB."""
+    log = component_logger("silent")
+    assert not log.isEnabledFor(logging.DEBUG)
+    log.debug("x")
+    assert loggers_of("silent") == []
+    log.warning("x")
+    assert loggers_of("silent") == ["tickrunner_trio.component.silent"]
+    assert kept.formatted == ["silent None x"]
+
+
+def test_a_component_logger_has_what_an_adapter_has() -> None:
+    assert component_logger("first").name == "tickrunner_trio.component.first"
+    assert component_logger("second").extra == {"component": "second"}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = component_logger("third").nothing  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("owner", ["", ".levelled", ".levelled.below"])
+def test_the_level_of_a_component_is_that_of_its_logger_also_before_it_logs(owner: str) -> None:
+    log, levelled = component_logger("levelled"), logging.getLogger(f"tickrunner_trio.component{owner}")
+    before = levelled.level
+    levelled.setLevel(logging.DEBUG)
+    try:
+        assert log.isEnabledFor(logging.DEBUG) == (owner != ".levelled.below")
+    finally:
+        levelled.setLevel(before)
+        for name in loggers_of("levelled"):
+            del logging.Logger.manager.loggerDict[name]
+
+
+def test_a_parent_that_was_disabled_disables_no_component(kept: Kept) -> None:
+    """As `logging.config` does to loggers that it does not know: theirs were never disabled with it."""
+    parent = logging.getLogger("tickrunner_trio.component")
+    parent.disabled = True
+    try:
+        log = component_logger("unheard_of")
+        assert (log.isEnabledFor(logging.INFO), log.isEnabledFor(logging.DEBUG)) == (True, False)
+        logging.disable(logging.INFO)
+        assert (log.isEnabledFor(logging.WARNING), log.isEnabledFor(logging.INFO)) == (True, False)
+    finally:
+        logging.disable(logging.NOTSET)
+        parent.disabled = False
 
 
 @pytest.mark.parametrize(

@@ -300,3 +300,25 @@ def test_a_rival_that_finds_the_hold_over_and_a_holder_that_takes_its_end_back_d
 
     clock = StoppedOnce()
     trio.run(locker.with_advisory_lock, LOCK, fn, clock=clock)
+
+
+def test_nobody_else_runs_between_the_question_and_its_answer() -> None:
+    """So a service needs no scope by which a drain could end the wait: there is none."""
+    ran: list[str] = []
+
+    async def note_other() -> None:
+        ran.append("another task")
+
+    async def fn(lease: Lease) -> None:
+        ran.append("fn")
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(note_other)
+            await locker.with_advisory_lock(LOCK, fn)
+            ran.append("answered")
+
+    locker = MemoryLocker()
+    assert locker.answers_at_once
+    virtually(main)
+    assert ran == ["fn", "answered", "another task"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from dataclasses import FrozenInstanceError, fields
+import pickle
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from datetime import UTC, datetime
 from itertools import product
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import trio
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, Outcome, Tick, TickReport
-from tickrunner_trio._outcome import judge
+from tickrunner_trio._outcome import judge, late_tick
 
 
 class OwnDatabaseAwayError(DatabaseUnavailableError):
@@ -113,3 +115,54 @@ def test_ticks_and_reports_are_frozen_and_have_the_fields_of_the_design(kind: An
             setattr(subject, name, value)
     with pytest.raises(TypeError, match="positional"):
         kind(*values.values())
+
+
+# A tick that is filled in late.
+
+FIELDS: dict[str, object] = {
+    "service": "sweep",
+    "lock_id": 1,
+    "request_id": "a" * 32,
+    "number": 3,
+    "scheduled_at": datetime(2026, 1, 2, tzinfo=UTC),
+    "started_at": datetime(2026, 1, 2, 1, tzinfo=UTC),
+    "epoch": 7,
+    "forced": False,
+    "log": None,
+}
+
+
+def late() -> Tick:
+    return late_tick(lambda: FIELDS)
+
+
+def test_a_tick_that_is_filled_in_late_is_like_any_other() -> None:
+    tick = Tick(**FIELDS)  # type: ignore[arg-type]
+    for field in fields(Tick):
+        assert getattr(late(), field.name) == FIELDS[field.name]
+    assert late() == tick
+    assert tick == late()
+    assert (type(late()), hash(late()), repr(late())) == (Tick, hash(tick), repr(tick))
+    assert [copy.copy(late()), copy.deepcopy(late()), pickle.loads(pickle.dumps(late()))] == [tick] * 3
+    assert (asdict(late()), replace(late(), number=4)) == (asdict(tick), replace(tick, number=4))
+    with pytest.raises(FrozenInstanceError):
+        late().number = 4  # type: ignore[misc]
+
+
+def test_a_tick_is_filled_in_when_it_is_read_and_once() -> None:
+    asked: list[str] = []
+
+    def filled_in() -> dict[str, object]:
+        asked.append("fields")
+        return FIELDS
+
+    tick = late_tick(filled_in)
+    assert not asked
+    assert (tick.number, tick.service, tick.epoch) == (3, "sweep", 7)
+    assert asked == ["fields"]
+
+
+@pytest.mark.parametrize("name", ["nothing", "_fields"])
+def test_a_tick_has_nothing_but_its_fields(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"^'Tick' object has no attribute '{name}'$"):
+        getattr(Tick(**FIELDS), name)  # type: ignore[arg-type]

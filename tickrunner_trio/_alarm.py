@@ -48,9 +48,6 @@ class Alarm:
     @trio.lowlevel.enable_ki_protection  # a Ctrl-C between the last two lines would leave a task that does not sleep
     async def sleep_until(self, deadline: float) -> None:
         """Sleep until that time on Trio's clock, or until `wake`. Always a checkpoint."""
-        if deadline <= trio.current_time():
-            await trio.lowlevel.checkpoint()
-            return
         timer = self._timer = self._timer or _timer_of_this_run()
         self.deadline = deadline
         if deadline < self.queued_at:

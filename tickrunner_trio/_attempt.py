@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import trio
 
-from ._audit import log_safely, new_request_id, request_id_set_to, set_request_id
+from ._audit import log_safely, new_request_id, request_id, set_request_id
 from ._errors import DatabaseUnavailableError, LockLostError, ServicePausedError
-from ._outcome import Outcome, Tick, TickReport, judge
+from ._outcome import Outcome, TickReport, judge, late_tick
 from ._reporting import call_plain
 from ._utc import utc_at, utc_offset
 from ._watching import lost_for, watch
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from ._config import Config, Logger
     from ._ledgered import LedgerTurn
+    from ._outcome import Tick
     from ._telemetry._meters import ServiceMeter
     from ._telemetry._spans import ServiceTracer, TickSpan
     from .abc import Lease
@@ -61,7 +62,8 @@ class Attempt:
         number: counts the attempts of the service from 1.
         scheduled_at: the slot, in seconds of Trio's clock.
         forced: whether `Service.tick` asked for it.
-        approach: a scope around `run` or `run_under`; cancelled if the attempt is dropped.
+        approach: a scope around `run` or `run_under`; cancelled if the attempt is dropped. None: it waits for nothing
+            before its work begins, so that there is nothing to cancel.
         publish: told what came of the attempt, once; it must not raise.
         turn: at the locker's ledger; None: it has none.
     """
@@ -72,6 +74,7 @@ class Attempt:
         "_asked_for",
         "_begun",
         "_dropped",
+        "_has_own_lock",
         "_number",
         "_publish",
         "_report",
@@ -99,7 +102,7 @@ class Attempt:
         number: int,
         scheduled_at: float,
         forced: bool,
-        approach: trio.CancelScope,
+        approach: trio.CancelScope | None,
         publish: Callable[[Attempt, Outcome], None],
         turn: LedgerTurn | None = None,
     ) -> None:
@@ -110,9 +113,10 @@ class Attempt:
         self._publish = publish
         self._then: Callable[[Attempt, Lease], Awaitable[None]] | None = None
         self._span: TickSpan | None = None
-        self._begun = False
+        self._begun = False  #: Whether the work has; from then on the attempt cannot be dropped.
         self._dropped = False
-        self._asked_at: float | None = None  #: When the locker was; None under a lock that is held already.
+        self._has_own_lock = True  #: Or it asks for one; False: it runs under one that is held already.
+        self._asked_at = scheduled_at  #: When the gate was open, and the locker was asked.
         self._asked_for: float | None = None  #: Seconds from then to the work's start, or to the refusal.
         self.utc_offset = utc_offset()
         self.request_id = new_request_id()
@@ -135,38 +139,42 @@ class Attempt:
         shared = self._shared
         self._then = then
         shared.under_way.append(self)
+        before = request_id()
+        set_request_id(self.request_id)
         try:
-            with request_id_set_to(self.request_id):
-                if not self._gate_is_open():
-                    return
-                self._asked_at = asked_at = trio.current_time()
-                had: object = None
-                error: BaseException | None = None
-                try:
-                    if self.turn is None:
-                        had = await shared.config.locker.with_advisory_lock(shared.lock_id, self._work_under)
-                    else:
-                        had = await self.turn.with_lock(shared.lock_id, self._work_under, self._report_if_judged)
-                except BaseException as raised:  # noqa: ASYNC103 - raised again below, after the report
-                    error = raised
-                if self.outcome is None and (had is False or isinstance(error, Exception)):
-                    self._asked_for = trio.current_time() - asked_at
-                if error is not None:
-                    self._locker_raised(error)
-                    _raise_what_ends_more(error)
-                elif self.outcome is None:
-                    self._work_did_not_run(had)
+            if not self._gate_is_open():
+                return
+            had: object = None
+            error: BaseException | None = None
+            try:
+                if self.turn is None:
+                    had = await shared.config.locker.with_advisory_lock(shared.lock_id, self._work_under)
+                else:
+                    had = await self.turn.with_lock(shared.lock_id, self._work_under, self._report_if_judged)
+            except BaseException as raised:  # noqa: ASYNC103 - raised again below, after the report
+                error = raised
+            if self.outcome is None and (had is False or isinstance(error, Exception)):
+                self._asked_for = trio.current_time() - self._asked_at
+            if error is not None:
+                self._locker_raised(error)
+                _raise_what_ends_more(error)
+            elif self.outcome is None:
+                self._work_did_not_run(had)
         finally:
+            set_request_id(before)
             shared.under_way.remove(self)
 
     async def run_under(self, lease: Lease) -> None:
         """Take the tick from the gate to its report under a lock that is held already."""
+        self._has_own_lock = False
         self._shared.under_way.append(self)
+        before = request_id()
+        set_request_id(self.request_id)
         try:
-            with request_id_set_to(self.request_id):
-                if self._gate_is_open():
-                    await self._work_under(lease)
+            if self._gate_is_open():
+                await self._work_under(lease)
         finally:
+            set_request_id(before)
             self._shared.under_way.remove(self)
 
     @property
@@ -178,7 +186,8 @@ class Attempt:
         """Cancel the attempt if its work has not begun; synchronous, and idempotent."""
         if not self._begun and self.outcome is None:
             self._dropped = True
-            self._approach.cancel()
+            if self._approach is not None:
+                self._approach.cancel()
 
     def report_dropped(self) -> None:
         """Report CANCELLED for an attempt that will not be run."""
@@ -186,7 +195,7 @@ class Attempt:
         self._judged(Outcome.CANCELLED)
 
     def _gate_is_open(self) -> bool:
-        self.started_at = trio.current_time()
+        self.started_at = self._asked_at = trio.current_time()
         should_run = self._shared.config.should_run
         if should_run is None:
             return True
@@ -200,9 +209,12 @@ class Attempt:
                 return False  # noqa: ASYNC104 - a plain function raises no cancellation
             raise
         meter.gate_said(is_open=is_open)
+        self._asked_at = trio.current_time()
         if not is_open:
             self._judged(Outcome.GATED)
-        return is_open
+        elif self._dropped:  # by the gate itself
+            self._judged(Outcome.CANCELLED)
+        return is_open and not self._dropped
 
     async def _work_under(self, lease: Lease) -> None:
         """Run the work, judge and report it, then hold on; raise of its errors only what ends more than the tick.
@@ -215,7 +227,7 @@ class Attempt:
             )
         shared, epoch = self._shared, lease.epoch
         self.started_at = started_at = trio.current_time()
-        if self._asked_at is not None:
+        if self._has_own_lock:
             self._asked_for = started_at - self._asked_at
             shared.meter.lock_was_had(lease)
         try:
@@ -225,7 +237,8 @@ class Attempt:
             elif self._dropped:
                 self._judged(Outcome.CANCELLED)
             else:
-                tick = self._begin(epoch)
+                self._begun = True
+                self.epoch = epoch
                 watch(lease, shared.meter.count_overstay)
                 timeout = shared.config.tick_timeout
                 # Nothing else would cancel the scope, and an idle one takes 5 us, an eighth of a tick.
@@ -236,11 +249,12 @@ class Attempt:
                     self._span = shared.tracer.begin(
                         self._work, self.request_id, self._number, lateness=self._lateness(), epoch=epoch
                     )
+                    # Nothing here keeps the tick: it would last as long as the hold.
                     if scope is None:
-                        await self._work(tick)
+                        await self._work(late_tick(self._fields_of_tick))
                     else:
                         with scope:
-                            await self._work(tick)
+                            await self._work(late_tick(self._fields_of_tick))
                 except BaseException as raised:  # noqa: ASYNC103 - raised again below, after the report
                     error = raised
                 self._judge(lease, epoch, scope, error)
@@ -251,24 +265,22 @@ class Attempt:
                 finally:
                     set_request_id(self.request_id)
         finally:
-            if self._asked_at is not None:
+            if self._has_own_lock:
                 shared.meter.lock_was_let_go(lease)
 
-    def _begin(self, epoch: int | None) -> Tick:
-        """From here on the attempt cannot be dropped."""
+    def _fields_of_tick(self) -> dict[str, object]:
         shared = self._shared
-        self._begun = True
-        return Tick(
-            service=shared.config.name,
-            lock_id=shared.lock_id,
-            request_id=self.request_id,
-            number=self._number,
-            scheduled_at=utc_at(self.scheduled_at, self.utc_offset),
-            started_at=utc_at(self.started_at, self.utc_offset),
-            epoch=epoch,
-            forced=self.forced,
-            log=shared.log,
-        )
+        return {
+            "service": shared.config.name,
+            "lock_id": shared.lock_id,
+            "request_id": self.request_id,
+            "number": self._number,
+            "scheduled_at": utc_at(self.scheduled_at, self.utc_offset),
+            "started_at": utc_at(self.started_at, self.utc_offset),
+            "epoch": self.epoch,
+            "forced": self.forced,
+            "log": shared.log,
+        }
 
     def _judge(
         self, lease: Lease, epoch: int | None, scope: trio.CancelScope | None, error: BaseException | None
@@ -304,18 +316,15 @@ class Attempt:
         is to be the same each time for those who count messages.
         """
         named: BaseException
-        match outcome:
-            case Outcome.LOCK_LOST:
-                named = LockLostError(
-                    f"the lock {self._shared.lock_id} of {self._shared.config.name} was lost while its work ran"
-                )
-            case Outcome.TIMED_OUT:
-                config = self._shared.config
-                named = trio.TooSlowError(
-                    f"the work of {config.name} took longer than tick_timeout={config.tick_timeout} seconds"
-                )
-            case _:
-                return error
+        config = self._shared.config
+        if outcome is Outcome.LOCK_LOST:
+            named = LockLostError(f"the lock {self._shared.lock_id} of {config.name} was lost while its work ran")
+        elif outcome is Outcome.TIMED_OUT:
+            named = trio.TooSlowError(
+                f"the work of {config.name} took longer than tick_timeout={config.tick_timeout} seconds"
+            )
+        else:
+            return error
         if stopped_after > 0:
             named.add_note(f"the work stopped {stopped_after:.3f} s later")
         if isinstance(error, Exception):

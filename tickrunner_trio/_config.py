@@ -32,7 +32,7 @@ MAX_SECONDS = 366 * 24 * 60 * 60
 MAX_NAME_LENGTH = 63
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything that makes a `Service`, validated at construction; ``dataclasses.replace`` validates anew.
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .abc import LedgerAnswer, LedgerLease
 
 
+NOTHING = nullcontext()
+
+
 class LedgerTurn:
     """One attempt's turn at a locker with a ledger.
 
@@ -97,4 +100,4 @@ def ledger_of(config: Config) -> LedgerLocker | None:
 
 def watching(ledger: LedgerLocker | None, config: Config, wake: Callable[[], object]) -> AbstractContextManager[None]:
     """For the time of the block, have ``wake`` called when the service is triggered or resumed."""
-    return nullcontext() if ledger is None else ledger.watching(config.name, wake)
+    return NOTHING if ledger is None else ledger.watching(config.name, wake)

@@ -18,7 +18,9 @@ from ._errors import DatabaseUnavailableError
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable, Mapping
     from datetime import datetime
+    from typing import Any
 
 
 class Outcome(StrEnum):
@@ -56,8 +58,24 @@ _RESULTS: dict[Outcome, Literal["success", "error", "skipped"]] = {
 }
 
 
+class _FilledInLate:
+    """A frozen dataclass whose fields are filled in when the first of them is read, if it was made without them."""
+
+    __slots__ = ("_fields",)
+
+    _fields: Callable[[], Mapping[str, object]]
+
+    def __getattr__(self, name: str) -> Any:
+        # Python asks here for what is not there: a slot that was not filled in yet, or nothing that it ever has.
+        if name == "_fields" or name not in cast("Any", self).__dataclass_fields__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        for field, value in self._fields().items():
+            object.__setattr__(self, field, value)
+        return object.__getattribute__(self, name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
+class Tick(_FilledInLate):
     """One run of the work, as the work itself sees it."""
 
     service: str  #: The name of the service.
@@ -69,6 +87,16 @@ class Tick:
     epoch: int | None  #: The fencing token of the lease, or None where the locker gives none.
     forced: bool  #: Whether `Service.tick` asked for it.
     log: logging.Logger | logging.LoggerAdapter[logging.Logger]  #: The logger of the service.
+
+
+def late_tick(fields: Callable[[], Mapping[str, object]]) -> Tick:
+    """Return a tick with the fields that this will return, the same whenever it is called: in any thread, if at all.
+
+    Much work reads nothing of its tick, and to fill it in takes 5 us, a tenth of all that a tick takes.
+    """
+    tick = Tick.__new__(Tick)
+    object.__setattr__(tick, "_fields", fields)
+    return tick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

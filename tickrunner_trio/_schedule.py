@@ -53,18 +53,14 @@ class Schedule:
         interval: seconds from slot to slot, above 0.
     """
 
-    __slots__ = ("_first", "_index", "_interval", "missed")
+    __slots__ = ("_first", "_index", "_interval", "missed", "next_at")
 
     def __init__(self, first: float, interval: float) -> None:
         self._first = first
         self._interval = max(interval, RESOLUTION)
         self._index = 0
         self.missed = 0  #: Slots that passed without a tick of their own.
-
-    @property
-    def next_at(self) -> float:
-        """The time of the next slot; in the past if the slot is overdue."""
-        return self._first + self._index * self._interval
+        self.next_at = first  #: The time of the next slot; in the past if the slot is overdue.
 
     def take(self, now: float) -> float:
         """Take the slot that is due at ``now`` and return its time: the latest one passed; earlier ones are missed.
@@ -73,7 +69,7 @@ class Schedule:
         """
         self._skip_to(self._latest(now))
         taken_at = self.next_at
-        self._index += 1
+        self._go_to(self._index + 1)
         return taken_at
 
     def skip_held(self, held_from: float, held_until: float) -> None:
@@ -81,13 +77,15 @@ class Schedule:
 
         A slot that was passed before the hold began is still due: the tick overran it.
         """
-        if self.next_at > held_from:
+        if held_from < self.next_at < held_until:
             self._skip_to(self._index_from(held_until))
 
     def due_after_hold(self, held_from: float, held_until: float) -> float:
         """Return when the next tick is due if the hold lasts until then: as after `skip_held`. It skips none."""
         if self.next_at <= held_from:
             return held_until  # the tick overran that slot, and only the hold keeps its catch-up tick waiting
+        if self.next_at >= held_until:
+            return self.next_at
         return self._first + self._index_from(held_until) * self._interval
 
     def _index_from(self, at: float) -> int:
@@ -97,10 +95,12 @@ class Schedule:
     def move_to(self, at: float) -> None:
         """Let the next slot be at that time, and the others follow it by the interval. None counts as missed for it."""
         self._first = at
-        self._index = 0
+        self._go_to(0)
 
     def _latest(self, now: float) -> int:
         """Return the index of the latest slot that is not after ``now``; at the least the next one."""
+        if now < self._first + (self._index + 1) * self._interval:
+            return self._index
         index = max(self._index, int((now - self._first) / self._interval))
         # Division rounds: the slots themselves say which one has passed.
         while index > self._index and self._first + index * self._interval > now:
@@ -112,7 +112,11 @@ class Schedule:
     def _skip_to(self, index: int) -> None:
         if index > self._index:
             self.missed += index - self._index
-            self._index = index
+            self._go_to(index)
+
+    def _go_to(self, index: int) -> None:
+        self._index = index
+        self.next_at = self._first + index * self._interval
 
 
 def jitter(interval: float, random: Callable[[], float]) -> float:

@@ -115,6 +115,22 @@ class AdvisoryLocker(Protocol):
         ...
 
 
+@runtime_checkable
+class PromptLocker(Protocol):
+    """What a locker may offer beside: to promise that nobody waits for it.
+
+    A `tickrunner_trio.Service` then keeps no cancel scope around the question, by which a drain would end the wait.
+    """
+
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether ``with_advisory_lock`` lets no other task run before it runs ``fn``, or knows that it will not.
+
+        It never changes.
+        """
+        ...
+
+
 class LedgerState(StrEnum):
     """What came of asking a locker with a ledger."""
 

@@ -20,6 +20,8 @@ from ..lateness import INTERVAL, Watch
 from ..question import OURS, Comparison, Figure, Measurement, Plot, Question, Quotient, Value, ratio
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tickrunner_trio import AdvisoryLocker
 
     from ..question import Round
@@ -128,28 +130,35 @@ def measure(services: int, lead: float, seconds: int, dsn: str | None = None) ->
             locker = MemoryLocker() if dsn is None else await stack.enter_async_context(PostgresLocker(dsn))
             watches: list[Watch] = []
 
-            async def work(tick: Tick) -> None:
-                watches[0].ran_late((tick.started_at - tick.scheduled_at).total_seconds())
+            def work_of(number: int) -> Callable[[Tick], Awaitable[None]]:
+                async def work(tick: Tick) -> None:
+                    watch = watches[0]
+                    watch.ran(watch.slots[number])
+
+                return work
 
             supervisor = Supervisor(
                 [
-                    Service(Config(name=f"s{number}", interval=INTERVAL, locker=locker, work=work))
+                    Service(Config(name=f"s{number}", interval=INTERVAL, locker=locker, work=work_of(number)))
                     for number in range(services)
                 ]
             )
             watch = Watch(services, lead, trio.current_time)
             watches.append(watch)
-            slots = iter(watch.slots)
+            drawn = 0
 
             def draw() -> float:
-                """Draw the jitter that leads to the next slot; it is multiplied by half an interval."""
-                return (next(slots) - trio.current_time()) / (INTERVAL / 2)
+                """Draw the jitter that leads to the slot of the service; it is multiplied by half an interval."""
+                nonlocal drawn
+                drawn += 1
+                number = int(trio.lowlevel.current_task().name.removeprefix("service s"))
+                return (watch.slots[number] - trio.current_time()) / (INTERVAL / 2)
 
             async with trio.open_nursery() as nursery:
                 with mock.patch.object(random, "random", draw):
                     nursery.start_soon(supervisor.run)
                     await trio.sleep_until(watch.origin)
-                if next(slots, None) is not None:
+                if drawn < services:
                     raise AssertionError(f"{lead} s were not enough for all services to begin")
                 figures = await watch.look(trio.sleep, seconds)
                 supervisor.drain()

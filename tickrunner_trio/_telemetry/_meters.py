@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ._registry import Reading, Registry
 
 
+_OUTCOMES = tuple(Outcome)
+_PLACES = {outcome: place for place, outcome in enumerate(_OUTCOMES)}
+
+
 class _ServiceTally:
     """What is known of a service, for the registry to read in whatever thread."""
 
@@ -31,14 +35,14 @@ class _ServiceTally:
         self.health = health
         self.enabled = enabled  #: What the gate last said; None: it was not asked yet.
         self.started_at: float | None = None  #: Unix time; None while `Service.run` is not under way.
-        self.ticks = dict.fromkeys(Outcome, 0)
+        self.ticks = [0] * len(_OUTCOMES)  #: By place in `_OUTCOMES`; a dict takes 350 bytes, this 130.
         self.missed = 0
         self.leases: tuple[Lease, ...] = ()  #: Under which somebody works or holds on; replaced as a whole.
         self.overstayed = 0  #: The one number that the session's thread writes.
 
     def read(self, instrument: Instrument) -> Iterator[Reading]:
         if instrument is names.TICKS:
-            for outcome, count in self.ticks.items():
+            for outcome, count in zip(_OUTCOMES, self.ticks, strict=True):
                 yield (self.group, outcome.result, outcome.value), count
         elif (shown := _SHOWN.get(instrument)) is not None and (value := shown(self)) is not None:
             yield (self.group,), value
@@ -84,13 +88,14 @@ class ServiceMeter:
         provider: None: the global one.
     """
 
+    __slots__ = ("__weakref__", "_tally", "_times")
+
     def __init__(
         self, name: str, health: RunningHealth, interval: float, *, has_gate: bool, provider: MeterProvider | None
     ) -> None:
         registry = registry_of(checked_meter_provider(provider))
         self._tally = _ServiceTally(name, health, interval, None if has_gate else 1)
         self._times = registry.times
-        self._service = {names.SERVICE: name}
         registry.add(self, self._tally)
 
     def run_is_under_way(self, started_at: float | None) -> None:
@@ -120,11 +125,12 @@ class ServiceMeter:
 
     def judged(self, outcome: Outcome) -> None:
         """Count a tick."""
-        self._tally.ticks[outcome] += 1
+        self._tally.ticks[_PLACES[outcome]] += 1
 
     def counted(self) -> tuple[dict[Outcome, int], int, bool]:
         """Return how many ticks ended in each outcome, the slots missed, and whether the lock is held. Any thread."""
-        return self._tally.ticks.copy(), self._tally.missed, _is_held(self._tally.leases)
+        ticks = dict(zip(_OUTCOMES, self._tally.ticks, strict=True))
+        return ticks, self._tally.missed, _is_held(self._tally.leases)
 
     def record(self, outcome: Outcome, *, asked_for: float | None, duration: float, lateness: float | None) -> None:
         """Record the times of a tick, all at once: what runs between them would make each of them cost twice as much.
@@ -135,7 +141,8 @@ class ServiceMeter:
             duration: seconds from the work's start to the judgement.
             lateness: seconds from the slot to the work's start; None: there is no slot.
         """
-        self._times.add(self._service, outcome, asked_for, duration, lateness)
+        # The attributes are made each time: kept they take 230 bytes per service, and gain 0.1 us.
+        self._times.add({names.SERVICE: self._tally.group}, outcome, asked_for, duration, lateness)
 
 
 class SessionTally:

@@ -39,7 +39,7 @@ class _MemoryLease:
     @property
     def lost(self) -> bool:
         """Whether its hold has ended. Memory does not go away under a process that lives."""
-        return self._held_until <= self._clock.current_time()
+        return self._held_until != math.inf and self._held_until <= self._clock.current_time()
 
     def let_go_after(self, seconds: float) -> bool:
         """Let the lock go in so many seconds. See `abc.TimedLease`."""
@@ -61,6 +61,11 @@ class MemoryLocker:
         self._held: dict[int, _MemoryLease] = {}
         self._mutex = threading.Lock()  # two Trio runs in two threads may share the locker
         self._epoch = 0
+
+    @property
+    def answers_at_once(self) -> bool:
+        """True: it asks nobody. See `abc.PromptLocker`."""
+        return True
 
     async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
         """Try the lock once; if it was had, run ``fn`` under it. See `AdvisoryLocker.with_advisory_lock`.
