@@ -7,6 +7,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
+import public_surface
 import pytest
 
 import tickrunner_trio
@@ -30,6 +31,14 @@ def public() -> dict[str, Any]:
 
 def test_the_public_names_are_those_of_the_design() -> None:
     assert public().keys() == NAMES
+
+
+def test_the_public_surface_is_what_was_reviewed() -> None:
+    committed = public_surface.FILE.read_text(encoding="utf-8")
+    assert public_surface.surface() == committed, (
+        "the public interface has changed: if that is meant, write it anew by 'python tests/public_surface.py', "
+        "review the difference, and tell of it in newsfragments/"
+    )
 
 
 def members() -> list[tuple[str, Any]]:
