@@ -22,7 +22,7 @@ nox.options.sessions = ["tests", "lint", "types", "docs"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 ALL = "[demo,otel,testing,asyncio,admin]"  # the extras
-CHECKED = ("tickrunner_trio", "examples", "tests", "benchmarks", "docs/conf.py", "noxfile.py")
+CHECKED = ("tickrunner_trio", "examples", "tests", "benchmarks", "docs", "noxfile.py")
 PARALLEL = ("--numprocesses=2",)  # each worker has a server of its own; `-- -n0` for one process and --pdb
 
 # Of flake8-async, what ruff lacks, those about cancellation first of all. Not 910 and 911: they ask of each private
@@ -122,10 +122,14 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests and report the lines and branches that none of them reached. Takes `coverage report`'s options."""
+    """Run the tests, of kit and ledger too, and report the lines and branches that none reached.
+
+    Takes the options of `coverage report`. What only campaigns and other programs reach counts as unreached:
+    `tests/faults`, Prometheus, a browser.
+    """
     install(session, "coverage", extras=ALL)
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-q")
+    session.run("coverage", "run", "-m", "pytest", "-q", *PARALLEL, "tests", "tests/kit", "tests/ledger")
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *session.posargs)
 
@@ -140,11 +144,17 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
-def lint(session: nox.Session) -> None:
-    """Check format, ruff's rules and flake8-async's. `nox -s lint -- --fix` mends what can be mended."""
+def ruff(session: nox.Session) -> None:
+    """Check format and ruff's rules, in a second: what each commit has to pass. `nox -s ruff -- --fix` mends."""
     session.install("--quiet", *nox.project.dependency_groups(PYPROJECT, "lint"))
     session.run("ruff", "check", *session.posargs, *CHECKED)
     session.run("ruff", "format", *([] if session.posargs else ["--check"]), *CHECKED)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check format, ruff's rules and flake8-async's. `nox -s lint -- --fix` mends what can be mended."""
+    ruff(session)
     sources = sorted(str(path) for folder in ("tickrunner_trio", "examples") for path in Path(folder).rglob("*.py"))
     session.run("flake8-async", f"--enable={ASYNC_RULES}", *sources)
 
@@ -171,10 +181,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation into docs/_build; every warning is an error."""
-    install(session, "docs", extras="[testing,otel,admin]")
+    """Build the documentation into docs/_build, warnings are errors, and do what it shows. Takes pytest's options."""
+    install(session, "docs", "test", "bench-apscheduler3", extras=ALL)
     session.run("sphinx-build", "-q", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build")
     session.log("open docs/_build/index.html")
+    session.run("pytest", *PARALLEL, "tests/docs", *session.posargs)
 
 
 @nox.session
@@ -198,11 +209,15 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """Build the wheel, install it away from the checkout, and run the demo from there."""
-    directory = session.create_tmp()
+    """Build sdist and wheel into dist, install each into a clean environment, try what is there, and run the demo."""
     session.install("--quiet", "build")
-    session.run("python", "-m", "build", "--wheel", "--outdir", directory, silent=True)
-    wheel = max(Path(directory).glob("*.whl"), key=lambda path: path.stat().st_mtime)
-    session.install("--quiet", "--force-reinstall", f"{wheel}[demo]")
-    session.chdir(directory)
-    session.run("tickrunner", "demo", "--seconds", "6", "--no-kill")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist", silent=True)  # the wheel is built from the sdist
+    tried = Path("tests", "installed.py").resolve()
+    (sdist,), (wheel,) = (list(Path("dist").resolve().glob(form)) for form in ("*.tar.gz", "*.whl"))
+    session.chdir(session.create_tmp())
+    for name, needs in (("sdist", f"{sdist}[testing]"), ("wheel", f"{wheel}[demo,testing]")):
+        session.run("python", "-m", "venv", "--clear", name)
+        session.run(f"{name}/bin/python", "-m", "pip", "install", "--quiet", needs, "pytest", external=True)
+        session.run(f"{name}/bin/python", "-I", str(tried), external=True)
+    session.run("wheel/bin/tickrunner", "demo", "--seconds", "6", "--no-kill", external=True, silent=True)

@@ -17,6 +17,7 @@ version = release = version_of("tickrunner-trio")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
+myst_heading_anchors = 3  # headings that links may name, and must if they do
 exclude_patterns = ["_build"]
 
 default_role = "py:obj"  # `Name` in a docstring is a reference, and so a promise that the name exists

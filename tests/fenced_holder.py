@@ -1,6 +1,6 @@
 """A replica that is frozen in the midst of its work: `test_ledger_docs.py` runs it with a conninfo as its argument.
 
-It says ``begun <epoch>`` when it has its epoch, waits for a line on stdin, writes by the block of docs/ledger.md, and
+It says ``begun <epoch>`` when it has its epoch, waits for a line on stdin, writes by the block of docs/fencing.md, and
 says why that was refused, if it was. The wait is in a thread, which no cancellation ends: work that resists it. Last
 comes the outcome.
 """

@@ -1,4 +1,4 @@
-"""The blocks of docs/ledger.md, for the tests that run them in this process and in others."""
+"""The blocks of docs/ledger.md and docs/fencing.md, for the tests that run them in this process and in others."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-PAGE = (Path(__file__).parents[1] / "docs" / "ledger.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "ledger.md").read_text(encoding="utf-8")
+FENCING = (DOCS / "fencing.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE + FENCING, flags=re.MULTILINE | re.DOTALL)
 
 
 def namespace() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tickrunner_trio._postgres_keeper import _server_owner
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from tickrunner_trio._local_postgres import LocalPostgres
 
@@ -53,9 +53,9 @@ class PgBouncer:
     def __init__(self, directory: Path, server: LocalPostgres) -> None:
         self._parts = conninfo_to_dict(server.dsn) | {"host": str(directory), "port": _PORT}
 
-    def dsn(self, mode: PoolMode, **more: str | int) -> str:
-        """The connection string of the server's database ``postgres``, through the pool of that mode."""
-        return make_conninfo("", **(self._parts | {"dbname": mode} | more))
+    def dsn(self, pool: PoolMode | str, **more: str | int) -> str:
+        """The connection string of the server's database ``postgres``, through the pool of that mode, or that name."""
+        return make_conninfo("", **(self._parts | {"dbname": pool} | more))
 
     def command(self, words: str) -> list[tuple[object, ...]]:
         """Give PgBouncer a command of its own, such as ``SHOW SERVERS``."""
@@ -65,20 +65,24 @@ class PgBouncer:
 
 
 @contextlib.contextmanager
-def pgbouncer(server: LocalPostgres, *, pool_size: int = 5, **settings: str | int) -> Generator[PgBouncer]:
+def pgbouncer(
+    server: LocalPostgres, *, pool_size: int = 5, pools: Mapping[str, str] | None = None, **settings: str | int
+) -> Generator[PgBouncer]:
     """Start a PgBouncer in front of the server, yield it, and leave nothing of it behind, at the server neither.
 
     Args:
-        server: whose database ``postgres`` the three pools are for.
+        server: whose database ``postgres`` the pools are for.
         pool_size: how many sessions of the server each pool may have.
+        pools: settings of each, by name; None: three, one of each mode.
         settings: of PgBouncer, over its defaults.
     """
     path = program()
     owner = _server_owner()  # PgBouncer refuses root, too
     directory = Path(tempfile.mkdtemp(prefix="tickrunner-pgbouncer-", dir="/tmp"))
     parts = conninfo_to_dict(server.dsn)
-    where = f"host={parts['host']} port={parts['port']} dbname=postgres pool_size={pool_size}"
-    lines = ["[databases]", *(f"{mode} = {where} pool_mode={mode}" for mode in POOL_MODES), "[pgbouncer]"]
+    pools = pools or {mode: f"pool_mode={mode} pool_size={pool_size}" for mode in POOL_MODES}
+    where = f"host={parts['host']} port={parts['port']} dbname=postgres"
+    lines = ["[databases]", *(f"{name} = {where} {said}" for name, said in pools.items()), "[pgbouncer]"]
     own = {"unix_socket_dir": directory, "listen_port": _PORT, "auth_type": "scram-sha-256", "admin_users": "postgres"}
     own["auth_file"] = directory / "users"
     lines += [f"{name} = {value}" for name, value in (own | settings).items()]

@@ -537,6 +537,27 @@ def test_a_dropped_tick_is_no_failure_even_if_the_locker_raises_on_its_way_out()
     assert subject.health().last_outcome is Outcome.CANCELLED
 
 
+@pytest.mark.parametrize("answer", [True, None])
+def test_a_dropped_tick_is_no_error_of_a_locker_that_swallows_the_cancellation(answer: object) -> None:
+    class Swallows:
+        async def with_advisory_lock(self, lock_id: int, fn: Any) -> Any:
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:  # which it ought to let pass
+                return answer
+
+    subject = service(nothing, Swallows())
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subject.tick)
+            await trio.sleep(1)
+            subject.drain()
+
+    virtually(main)
+    assert subject.health().last_outcome is Outcome.CANCELLED
+
+
 def test_a_locker_that_runs_the_work_too_late_is_refused_and_the_first_report_stands() -> None:
     late: list[str] = []
 

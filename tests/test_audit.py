@@ -15,7 +15,7 @@ import pytest
 import trio
 from scripted import service, virtually
 
-from tickrunner_trio import MemoryLocker, Tick, TickContextFilter, component_logger, request_id
+from tickrunner_trio import MemoryLocker, Outcome, Tick, TickContextFilter, component_logger, request_id
 from tickrunner_trio._audit import log_safely, new_request_id, set_request_id
 
 if TYPE_CHECKING:
@@ -353,3 +353,16 @@ def test_level_arguments_extra_and_traceback_reach_the_logger(kept: Kept) -> Non
     assert (record.levelno, record.getMessage(), vars(record)["objects"]) == (logging.WARNING, "moved 3 of 4", 3)
     assert record.exc_info is not None
     assert record.exc_info[1] is error
+
+
+def test_a_logger_that_does_not_say_its_level_is_reported_and_breaks_nothing(kept: Kept) -> None:
+    class Mute(logging.LoggerAdapter[logging.Logger]):
+        def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - as logging calls it
+            raise OSError(f"who asks for {level}?")
+
+    async def work(tick: Tick) -> None: ...
+
+    report = virtually(service(work, log=Mute(logging.getLogger("mute"), {})).tick)
+    assert report.outcome is Outcome.SUCCESS
+    (record,) = kept.records
+    assert record.getMessage().endswith("raised; its record was: tick succeeded")

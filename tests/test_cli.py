@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import io
 import json
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +27,7 @@ from tickrunner_trio import Config, PostgresLocker, Service, _cli, _cli_run
 from tickrunner_trio._cli import main
 from tickrunner_trio._cli_check import Checked, check_services
 from tickrunner_trio._cli_errors import CommandError, command_error_in, told
-from tickrunner_trio._cli_logging import JsonFormatter, TextFormatter
+from tickrunner_trio._cli_logging import JsonFormatter, TextFormatter, configure_logging, end_stdout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -476,6 +479,11 @@ def test_ctrl_c_during_a_check_is_exit_status_130_without_a_traceback() -> None:
     assert output.endswith("closed")
 
 
+def test_ctrl_c_during_the_import_of_a_module_is_exit_status_130_too(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("raise KeyboardInterrupt")
+    assert run_to_end("check", "slow:services", cwd=tmp_path) == (130, "", "")
+
+
 # errors and formats by themselves
 
 
@@ -504,6 +512,13 @@ def test_the_process_is_asked_for_its_arguments_where_none_are_given(
     with pytest.raises(SystemExit):
         main()
     assert capsys.readouterr().out.startswith("usage: tickrunner check ")
+
+
+def test_the_version_is_that_of_the_package_and_of_what_is_installed() -> None:
+    status, output, errors = run_to_end("--version")
+    assert (status, output, errors) == (0, f"tickrunner {tickrunner_trio.__version__}", "")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", tickrunner_trio.__version__)  # as semantic versioning has it
+    assert importlib.metadata.version("tickrunner-trio") == tickrunner_trio.__version__
 
 
 @pytest.mark.usefixtures("among_the_programs")
@@ -614,6 +629,34 @@ def test_json_is_valid_whatever_extra_holds() -> None:
         "text": "\ud800\n",
         "n": 1,
     }
+
+
+def test_a_record_with_a_stack_shows_it_below_its_line() -> None:
+    assert TextFormatter().format(_record(stack_info="Stack:\n  here")).splitlines()[1:] == ["Stack:", "  here"]
+
+
+def test_without_a_stdout_there_is_nothing_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    for nowhere in (None, io.StringIO()):
+        if nowhere is not None:
+            nowhere.close()
+        monkeypatch.setattr(sys, "stdout", nowhere)
+        end_stdout()
+
+
+@pytest.mark.usefixtures("among_the_programs")
+def test_a_record_that_cannot_be_handled_is_told_with_its_traceback_as_python_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())  # which has nothing to be set up anew
+    configure_logging("text", "info")
+    (handler,) = logging.getLogger().handlers
+
+    def fails(record: logging.LogRecord) -> str:
+        raise LookupError(record.msg)
+
+    monkeypatch.setattr(handler.formatter, "format", fails)
+    logging.getLogger("app").info("all done")
+    assert "LookupError: all done" in capsys.readouterr().err
 
 
 class _UnspeakableError(Exception):

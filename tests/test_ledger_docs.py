@@ -1,4 +1,4 @@
-"""docs/ledger.md says what the code does: its Python runs and refuses late writes, its commands and columns exist."""
+"""docs/ledger.md and docs/fencing.md say what the code does: Python runs, late writes are refused, commands exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 import trio
-from fenced_writes import PAGE, blocks, namespace
+from fenced_writes import FENCING, PAGE, blocks, namespace
 from ledger_view import do
 
 from tickrunner_trio import Config, Outcome, PostgresLedger, PostgresLocker, Service, Tick, lock_id_for
@@ -66,7 +66,7 @@ def test_a_write_is_refused_once_a_later_run_has_written(dsn: str) -> None:
 
 async def test_a_ledger_that_was_lost_goes_on_above_the_epochs_that_it_is_given(dsn: str) -> None:
     await PostgresLedger(dsn).init()
-    [insert] = re.findall(r"`(INSERT INTO .*)`", PAGE)
+    [insert] = re.findall(r"`(INSERT INTO .*)`", FENCING)
     do(dsn, insert)
     epochs: list[int | None] = []
 

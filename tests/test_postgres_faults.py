@@ -235,6 +235,25 @@ async def test_a_read_only_server_is_unavailable_until_it_takes_writes(own_postg
         await works_again(locker)
 
 
+async def test_a_read_only_session_is_unavailable_also_where_the_user_asked_for_any(dsn: str) -> None:
+    read_only = make_conninfo(dsn, options="-c default_transaction_read_only=on", target_session_attrs="any")
+    async with PostgresLocker(read_only) as locker:
+        with pytest.raises(DatabaseUnavailableError, match="read-only: waiting for a server that takes writes"):
+            await locker.with_advisory_lock(5, never)
+
+
+async def test_a_setting_that_the_server_does_not_keep_as_it_was_made_is_refused(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is not ASCII in this one the server replaces by itself.
+    monkeypatch.setattr(_session, "server_settings", lambda timing: {"application_name": "l\u00e4uft"})
+    with pytest.raises(
+        LockerConfigurationError, match=r"the setting application_name is .* so the server would not keep"
+    ):
+        async with PostgresLocker(dsn):
+            raise AssertionError
+
+
 async def test_too_many_connections_are_waited_for(own_postgres: LocalPostgres) -> None:
     asked(own_postgres.dsn, "CREATE ROLE crowded LOGIN PASSWORD 'sesame' CONNECTION LIMIT 0")
     async with PostgresLocker(make_conninfo(own_postgres.dsn, user="crowded", password="sesame")) as locker:

@@ -373,6 +373,44 @@ async def test_leaving_under_a_cancellation_leaves_nothing(dsn: str) -> None:
     assert threading.active_count() == threads
 
 
+async def test_where_no_thread_can_be_started_nothing_is_left(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = open_files()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        async with PostgresLocker(dsn):
+            raise AssertionError
+    assert open_files() == before
+
+
+async def test_a_thread_that_hangs_in_the_resolver_is_told_of_and_does_not_hold_up_leaving(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, autojump_clock: trio.abc.Clock
+) -> None:
+    answers = threading.Event()
+
+    def resolve(parameters: object) -> list[object]:
+        assert answers.wait(30)
+        return []
+
+    monkeypatch.setattr("tickrunner_trio.lockers._connection.conninfo_attempts", resolve)
+    async with PostgresLocker(dsn):
+        pass  # nobody has connected: the virtual time of the first attempt is over at once
+    assert caplog.messages == [
+        "the thread did not end in time: it will end when what holds it, DNS for example, lets go"
+    ]
+    answers.set()
+
+
+async def test_on_a_clock_that_is_not_the_real_one_locks_are_had_all_the_same(
+    dsn: str, mock_clock: trio.abc.Clock
+) -> None:
+    async with PostgresLocker(dsn) as locker:
+        assert await locker.with_advisory_lock(5, nothing) is True
+    assert locks(dsn) == []
+
+
 async def test_a_locker_that_is_not_open_says_so(dsn: str) -> None:
     locker = PostgresLocker(dsn)
     assert repr(locker) == "<PostgresLocker: not entered>"

@@ -9,6 +9,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+import public_surface
 import pytest
 
 import tickrunner_trio
@@ -42,6 +43,14 @@ def test_a_star_imports_them_all_whether_they_were_loaded_or_not() -> None:
 
 def run(command: list[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_public_surface_is_what_was_reviewed() -> None:
+    committed = public_surface.FILE.read_text(encoding="utf-8")
+    assert public_surface.surface() == committed, (
+        "the public interface has changed: if that is meant, write it anew by 'python tests/public_surface.py', "
+        "review the difference, and tell of it in newsfragments/"
+    )
 
 
 def members() -> list[tuple[str, Any]]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import trio
 from cli_processes import run_to_end, started
 
 if TYPE_CHECKING:
@@ -48,21 +49,26 @@ def test_it_is_short() -> None:
     assert len(README.splitlines()) <= 150
 
 
-def test_the_service_ticks(dsn: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tickrunner_trio._service.jitter", lambda *_: 0.0)  # the first tick at once
-    namespace: dict[str, Any] = {}
-    exec(A_SERVICE, namespace)
-    caplog.set_level("INFO")
+#: The library leaves logging to the program, and the reader's first slot may be half a minute away.
+RUN = "import logging, runpy; logging.basicConfig(level='INFO'); runpy.run_path('sweep.py', run_name='__main__')"
 
-    async def until_it_has_ticked() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(namespace["main"], dsn)
-            with trio.fail_after(60):
-                while "sweeping" not in caplog.messages:  # noqa: ASYNC110 - a log record sets no event
-                    await trio.sleep(0.01)
-            nursery.cancel_scope.cancel()
 
-    trio.run(until_it_has_ticked)
+def test_the_service_is_a_program_of_ten_lines_that_ticks(dsn: str, tmp_path: Path) -> None:
+    assert len([line for line in A_SERVICE.splitlines() if line]) <= 10
+    program = A_SERVICE.replace(CONNINFO, repr(dsn)).replace("interval=60", "interval=0.1")
+    (tmp_path / "sweep.py").write_text(program, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", RUN],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert any("sweeping" in line for line in process.stderr)
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("tickrunner check")])
@@ -107,6 +113,37 @@ def test_the_test_passes_and_can_fail(tmp_path: Path) -> None:
 
 def test_the_test_of_a_service_has_at_most_15_lines() -> None:
     assert len(TESTING_A_SERVICE.splitlines()) <= 15
+
+
+def promises() -> list[str]:
+    """What stands in the right column of the table of promises, row by row."""
+    (table,) = re.findall(r"^\| promise .*\n\| --- .*\n((?:\|.*\n)+)", README, flags=re.MULTILINE)
+    return [row.split(" | ")[1] for row in table.splitlines()]
+
+
+def existing_tests() -> set[str]:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    return {name for source in sources for name in re.findall(r"^(?:async )?def (test_\w+)\(", source, re.MULTILINE)}
+
+
+def test_each_promise_is_backed_by_a_test_that_exists_or_a_figure_that_was_measured() -> None:
+    assert len(promises()) >= 7
+    measured = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    there = existing_tests()
+    for backing in promises():
+        tests = re.findall(r"`(test_\w+)`", backing)
+        figures = re.findall(r"`(\w+)`, ([^:`]+): ([^,]+), (met|MISSED)", backing)
+        assert tests or figures, f"nothing backs: {backing}"
+        assert set(tests) <= there
+        for question, name, target, verdict in figures:
+            comparison = measured[question]["comparisons"][name]
+            assert (comparison["target"], comparison["verdict"]) == (target, verdict)
+
+
+def test_each_page_and_folder_that_it_names_is_there() -> None:
+    named = set(re.findall(r"[`(]((?:docs|examples|dashboards|benchmarks|tests)/[\w./]*|[A-Z]+\.md)[`)]", README))
+    assert {"docs/replicas.svg", "docs/design.md", "CONTRIBUTING.md", "SECURITY.md"} <= named
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def sessions() -> Iterator[str]:

@@ -50,6 +50,7 @@ from ._passes import MSG_QUOTA_METRICS_REFRESH_FAILED as MSG_QUOTA_METRICS_REFRE
 from ._passes import handle_pass_result as handle_pass_result
 from ._service import Service as Service
 from ._supervisor import Supervisor as Supervisor
+from ._version import __version__ as __version__
 from .abc import AdvisoryLocker as AdvisoryLocker
 from .abc import Lease as Lease
 from .abc import QuotaMetricsRefresher as QuotaMetricsRefresher

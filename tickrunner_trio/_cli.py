@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
+from . import __version__
 from ._cli_errors import UsageError, command_error_in, first_leaf, show
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
     All of them take 3.5 ms to make, one takes 1.
     """
     parser = _Parser(prog="tickrunner", description="Periodic background services under locks.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar=f"{{{','.join(_COMMANDS)}}}")
     for add in [_COMMANDS[asked]] if asked in _COMMANDS else dict.fromkeys(_COMMANDS.values()):
         add(commands)

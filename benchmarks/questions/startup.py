@@ -45,7 +45,7 @@ def over(base: str, of: str) -> Difference:
 
 def question(*, quick: bool) -> Question:
     """Ask it."""
-    children = {"children": 4 if quick else 8}
+    children = {"children": 3 if quick else 7}
     return Question(
         key="startup",
         title="Start-up",
