@@ -159,12 +159,22 @@ def lint(session: nox.Session) -> None:
     session.run("flake8-async", f"--enable={ASYNC_RULES}", *sources)
 
 
+#: A field that a `Tick` does not have: if mypy let it through, it would complain that nothing is to be ignored.
+MISSPELT = """
+from tickrunner_trio import Tick
+
+def look(tick: Tick) -> object:
+    return tick.requst_id  # type: ignore[attr-defined]
+"""
+
+
 @nox.session
 def types(session: nox.Session) -> None:
     """Hold package, example and benchmarks to mypy strict, the package to pyright strict and complete public types."""
     install(session, "types", "bench", extras=ALL)
     session.run("mypy")
     session.run("mypy", "-p", "benchmarks")
+    session.run("mypy", "--config-file=", "--strict", "-c", MISSPELT)
     session.run("pyright", "--pythonpath", str(Path(session.virtualenv.bin, "python")))
     session.run("pyright", "--verifytypes", "tickrunner_trio", "--ignoreexternal")
 

@@ -497,7 +497,7 @@ def test_an_error_of_the_lockers_beside_a_cancellation_does_not_survive_the_canc
 
 def test_no_work_begins_under_a_lease_that_is_lost() -> None:
     report = tick_of(raises_assertion, ScriptedLocker([Grant(lost_after=0)]))
-    assert report.outcome is Outcome.LOCK_LOST
+    assert (report.outcome, report.epoch) == (Outcome.LOCK_LOST, None)
     assert isinstance(report.error, LockLostError)
 
 
@@ -812,7 +812,7 @@ class LockerOfMuteLeases:
         locker = self
 
         class MuteLease:
-            epoch = None
+            epoch = 5
 
             @property
             def lost(self) -> bool:
@@ -843,6 +843,18 @@ def test_a_lease_that_does_not_say_whether_it_is_lost_is_an_error_of_the_locker_
     assert (report.outcome, str(report.error)) == (Outcome.LOCKER_ERROR, "nobody knows")
     assert held == [True]
     assert not subject.statistics().holds_lock
+
+
+def test_a_tick_read_late_and_its_report_have_the_epoch_under_which_the_work_began_whatever_came_of_it() -> None:
+    kept: list[Tick] = []
+
+    async def work(tick: Tick) -> None:
+        kept.append(tick)
+        locker.is_mute = True
+
+    locker = LockerOfMuteLeases()
+    report: TickReport = virtually(service(work, locker).tick)
+    assert (report.outcome, report.epoch, kept[0].epoch) == (Outcome.LOCKER_ERROR, 5, 5)
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])

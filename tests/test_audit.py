@@ -226,6 +226,17 @@ def test_the_level_of_a_component_is_that_of_its_logger_also_before_it_logs(owne
             del logging.Logger.manager.loggerDict[name]
 
 
+def test_the_level_of_a_slug_with_dots_is_that_of_the_loggers_in_between() -> None:
+    between = logging.getLogger("tickrunner_trio.component.dotted")
+    between.setLevel(logging.DEBUG)
+    try:
+        assert component_logger("dotted.below").isEnabledFor(logging.DEBUG)
+    finally:
+        between.setLevel(logging.NOTSET)
+        for name in loggers_of("dotted"):
+            del logging.Logger.manager.loggerDict[name]
+
+
 def test_a_parent_that_was_disabled_disables_no_component(kept: Kept) -> None:
     """As `logging.config` does to loggers that it does not know: theirs were never disabled with it."""
     parent = logging.getLogger("tickrunner_trio.component")

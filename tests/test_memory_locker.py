@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+import signal
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,9 +16,11 @@ from scripted import virtually
 from trio.testing import assert_checkpoints
 
 from tickrunner_trio import Lease, MemoryLocker
+from tickrunner_trio.lockers import _memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from tickrunner_trio.abc import TimedLease
 
@@ -322,3 +328,37 @@ def test_nobody_else_runs_between_the_question_and_its_answer() -> None:
     assert locker.answers_at_once
     virtually(main)
     assert ran == ["fn", "answered", "another task"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="raises a signal in its own process")
+def test_a_ctrl_c_at_any_line_of_taking_or_letting_go_leaves_no_lock() -> None:
+    """Nobody in the process would ever have it again."""
+
+    async def interrupted(locker: MemoryLocker, line: int) -> bool:
+        seen = 0
+
+        def before_each_line(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal seen
+            if frame.f_code.co_filename != _memory.__file__:
+                return None
+            if frame.f_code.co_name not in ("_take", "_let_go"):  # the oldest Trio wraps them
+                return before_each_line
+            seen += event == "line"
+            if event == "line" and seen == line:
+                signal.raise_signal(signal.SIGINT)
+            return before_each_line
+
+        tracing = sys.gettrace()
+        with contextlib.suppress(KeyboardInterrupt):
+            sys.settrace(before_each_line)
+            try:
+                await locker.with_advisory_lock(LOCK, nothing)
+            finally:
+                sys.settrace(tracing)
+            await trio.lowlevel.checkpoint()  # where one comes that was kept back
+        assert not locker._mutex.locked()
+        assert await is_free(locker)
+        return seen >= line
+
+    lines = next(line for line in itertools.count(1) if not virtually(interrupted, MemoryLocker(), line))
+    assert lines > 8

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import threading
+import weakref
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 from datetime import UTC, datetime
 from itertools import product
@@ -160,6 +162,37 @@ def test_a_tick_is_filled_in_when_it_is_read_and_once() -> None:
     assert not asked
     assert (tick.number, tick.service, tick.epoch) == (3, "sweep", 7)
     assert asked == ["fields"]
+
+
+def test_a_tick_that_was_read_does_not_keep_what_filled_it_in() -> None:
+    """Which has the service, and the error with all of its frames."""
+
+    class Source:
+        def fields(self) -> dict[str, object]:
+            return FIELDS
+
+    source = Source()
+    tick, seen = late_tick(source.fields), weakref.ref(source)
+    del source
+    assert tick.number == 3
+    assert seen() is None
+    assert tick == Tick(**FIELDS)  # type: ignore[arg-type]
+
+
+def test_two_threads_that_read_a_tick_at_once_both_see_it() -> None:
+    seen: list[int] = []
+
+    def filled_in() -> dict[str, object]:
+        if not seen:  # the other one comes in the middle, and is done first
+            other = threading.Thread(target=lambda: seen.append(tick.number))
+            seen.append(0)
+            other.start()
+            other.join()
+        return FIELDS
+
+    tick = late_tick(filled_in)
+    assert tick.number == 3
+    assert seen == [0, 3]
 
 
 @pytest.mark.parametrize("name", ["nothing", "_fields"])

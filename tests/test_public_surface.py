@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import subprocess
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +13,7 @@ import public_surface
 import pytest
 
 import tickrunner_trio
-from tickrunner_trio import Config, HealthState, MemoryLocker, Outcome, Tick, TickReport, WorkerHealth, bridges
+from tickrunner_trio import Config, HealthState, MemoryLocker, Outcome, Tick, TickReport, WorkerHealth, bridges, lockers
 
 NAMES = {
     *("Config", "Service", "Supervisor", "Tick", "TickReport", "Outcome", "WorkerHealth", "HealthState"),
@@ -31,6 +33,16 @@ def public() -> dict[str, Any]:
 
 def test_the_public_names_are_those_of_the_design() -> None:
     assert public().keys() == NAMES
+
+
+def test_a_star_imports_them_all_whether_they_were_loaded_or_not() -> None:
+    program = "from tickrunner_trio import *; print(*(name for name in dir() if name[0] != '_'))"
+    assert set(run([sys.executable, "-c", program]).split()) == NAMES
+    assert set(lockers.__all__) == {name for name in dir(lockers) if name[0].isupper()}
+
+
+def run(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def test_the_public_surface_is_what_was_reviewed() -> None:

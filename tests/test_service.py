@@ -6,7 +6,7 @@ import gc
 import random
 import threading
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -30,6 +30,9 @@ from tickrunner_trio import (
 )
 from tickrunner_trio._schedule import Schedule
 from tickrunner_trio.testing import Busy, Fails, Grant, ScriptedLocker
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 @pytest.fixture
@@ -738,6 +741,45 @@ def test_a_drain_from_the_gate_asks_for_no_lock() -> None:
     assert subject.health().last_outcome is Outcome.CANCELLED
 
 
+class WaitingLocker(MemoryLocker):
+    """Overrides the question, and asks somebody first."""
+
+    async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
+        await trio.sleep(100)
+        return await super().with_advisory_lock(lock_id, fn)
+
+
+class WrappedLocker:
+    """Waits as well, and passes on whatever else the locker within has."""
+
+    def __init__(self) -> None:
+        self.within = MemoryLocker()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.within, name)
+
+    async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
+        await trio.sleep(100)
+        return await self.within.with_advisory_lock(lock_id, fn)
+
+
+@pytest.mark.usefixtures("no_jitter")
+@pytest.mark.parametrize("make", [WaitingLocker, WrappedLocker])
+def test_a_drain_ends_the_wait_for_a_lock_also_where_a_locker_that_waits_is_made_of_one_that_does_not(
+    make: Callable[[], AdvisoryLocker],
+) -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            subject = service(Diary(), make())
+            await nursery.start(subject.run)
+            await trio.sleep(20)
+            subject.drain()
+        assert trio.current_time() == 20
+        assert subject.health().last_outcome is Outcome.CANCELLED
+
+    virtually(main)
+
+
 def test_a_drained_service_never_works_again() -> None:
     work = Diary()
     subject = service(work, startup=work)
@@ -824,6 +866,26 @@ def test_a_service_can_be_run_again_after_it_was_cancelled() -> None:
 
     virtually(main)
     assert len(work.starts) == 2
+
+
+def test_a_service_can_be_run_again_after_its_locker_would_not_say_whether_it_answers_at_once() -> None:
+    class Moody(MemoryLocker):
+        is_moody = False
+
+        @property
+        def answers_at_once(self) -> bool:
+            if self.is_moody:
+                raise OSError("not today")
+            return False
+
+    locker, work = Moody(), Diary()
+    subject = service(work, locker)
+    locker.is_moody = True
+    with pytest.raises(OSError, match="not today"):
+        virtually(subject.run)
+    locker.is_moody = False
+    virtually(run_for, 6, subject)
+    assert len(work.starts) == 1
 
 
 def test_a_service_wants_a_config() -> None:

@@ -64,7 +64,7 @@ if typing.TYPE_CHECKING:
     from .lockers import PostgresLedger as PostgresLedger
     from .lockers import PostgresLocker as PostgresLocker
 else:
-    __getattr__, __dir__ = _on_demand(
+    __getattr__, __dir__, __all__ = _on_demand(
         globals(),
         {
             "ClusterHealth": "._cluster_health",

@@ -124,9 +124,9 @@ class Attempt:
         self.started_at = scheduled_at  #: Seconds of Trio's clock; set when the attempt begins, and when its work does.
         self.forced = forced
         self.turn = turn
-        self.outcome: Outcome | None = None  #: None until it is judged, as are the three that follow.
+        self.epoch: int | None = None  #: Of the lease under which the work began.
+        self.outcome: Outcome | None = None  #: None until it is judged, as is what follows.
         self.error: BaseException | None = None
-        self.epoch: int | None = None
         self.judged_at = scheduled_at  #: Seconds of Trio's clock.
         self._report: TickReport | None = None
 
@@ -138,10 +138,10 @@ class Attempt:
         """
         shared = self._shared
         self._then = then
-        shared.under_way.append(self)
         before = request_id()
-        set_request_id(self.request_id)
+        shared.under_way.append(self)
         try:
+            set_request_id(self.request_id)
             if not self._gate_is_open():
                 return
             had: object = None
@@ -167,10 +167,10 @@ class Attempt:
     async def run_under(self, lease: Lease) -> None:
         """Take the tick from the gate to its report under a lock that is held already."""
         self._has_own_lock = False
-        self._shared.under_way.append(self)
         before = request_id()
-        set_request_id(self.request_id)
+        self._shared.under_way.append(self)
         try:
+            set_request_id(self.request_id)
             if self._gate_is_open():
                 await self._work_under(lease)
         finally:
@@ -233,7 +233,7 @@ class Attempt:
         try:
             # Either may have come in the moment of the grant, and a cancellation reaches no work before it checkpoints.
             if lease.lost:
-                self._judged(Outcome.LOCK_LOST, self._error_for(Outcome.LOCK_LOST, None), epoch)
+                self._judged(Outcome.LOCK_LOST, self._error_for(Outcome.LOCK_LOST, None))
             elif self._dropped:
                 self._judged(Outcome.CANCELLED)
             else:
@@ -257,7 +257,7 @@ class Attempt:
                             await self._work(late_tick(self._fields_of_tick))
                 except BaseException as raised:  # noqa: ASYNC103 - raised again below, after the report
                     error = raised
-                self._judge(lease, epoch, scope, error)
+                self._judge(lease, scope, error)
             if self._then is not None:
                 set_request_id(None)
                 try:
@@ -282,9 +282,7 @@ class Attempt:
             "log": shared.log,
         }
 
-    def _judge(
-        self, lease: Lease, epoch: int | None, scope: trio.CancelScope | None, error: BaseException | None
-    ) -> None:
+    def _judge(self, lease: Lease, scope: trio.CancelScope | None, error: BaseException | None) -> None:
         """Judge and report work that has stopped; raise of its error what ends more than the tick."""
         try:
             is_lost = lease.lost
@@ -303,7 +301,7 @@ class Attempt:
             lost_seconds = stopped_after = lost_for(lease)
         elif outcome is Outcome.TIMED_OUT and scope is not None:
             stopped_after = trio.current_time() - scope.deadline
-        self._judged(outcome, self._error_for(outcome, error, stopped_after), epoch, lost_for=lost_seconds)
+        self._judged(outcome, self._error_for(outcome, error, stopped_after), lost_for=lost_seconds)
         if error is not None:
             _raise_what_ends_more(error)
 
@@ -371,17 +369,10 @@ class Attempt:
         lateness = self.started_at - self.scheduled_at
         return lateness if lateness > 0 else 0.0  # max() takes four times as long
 
-    def _judged(
-        self,
-        outcome: Outcome,
-        error: BaseException | None = None,
-        epoch: int | None = None,
-        *,
-        lost_for: float = 0.0,
-    ) -> None:
+    def _judged(self, outcome: Outcome, error: BaseException | None = None, *, lost_for: float = 0.0) -> None:
         """Take down what came of the attempt, and tell all who want to know."""
         shared, span = self._shared, self._span
-        self.outcome, self.error, self.epoch = outcome, error, epoch
+        self.outcome, self.error = outcome, error
         self.judged_at = judged_at = trio.current_time()
         try:
             try:

@@ -56,8 +56,12 @@ class _ComponentLogger(logging.LoggerAdapter[logging.Logger]):
     enabled. A logger takes 1 KiB, of the 8 that a service has, and most services log nothing.
     """
 
+    merge_extra = True  # as each `logging.LoggerAdapter` says since Python 3.13, and as `process` does
+
     def __init__(self, slug: str) -> None:
         self._slug = slug  # and neither `logger` nor `extra`: see `__getattr__`
+        if "." in slug:  # loggers in between have levels of their own; few slugs are like that, and no service's name
+            self.logger = logging.getLogger(f"{_components.name}.{slug}")
 
     def __getattr__(self, name: str) -> Any:
         """Make what `logging.LoggerAdapter` has from the start, when it is asked for first."""

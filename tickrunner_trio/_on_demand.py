@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,8 +12,10 @@ if TYPE_CHECKING:
 
 def on_demand(
     namespace: dict[str, Any], modules: Mapping[str, str]
-) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return what a package takes for its ``__getattr__`` and ``__dir__``.
+) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
+    """Return what a package takes for its ``__getattr__``, its ``__dir__`` and its ``__all__``.
+
+    The last is for ``import *``, which asks for no name that it does not find there or loaded already.
 
     Args:
         namespace: the ``globals()`` of the package.
@@ -29,4 +32,5 @@ def on_demand(
     def names() -> list[str]:
         return sorted({*namespace, *modules})
 
-    return get, names
+    public = [name for name in names() if name[0] != "_" and not isinstance(namespace.get(name), ModuleType)]
+    return get, names, public

@@ -63,15 +63,19 @@ class _FilledInLate:
 
     __slots__ = ("_fields",)
 
-    _fields: Callable[[], Mapping[str, object]]
+    if TYPE_CHECKING:
+        _fields: Callable[[], Mapping[str, object]]
+    else:  # a type checker that saw this would let through every name that is misspelt
 
-    def __getattr__(self, name: str) -> Any:
-        # Python asks here for what is not there: a slot that was not filled in yet, or nothing that it ever has.
-        if name == "_fields" or name not in cast("Any", self).__dataclass_fields__:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-        for field, value in self._fields().items():
-            object.__setattr__(self, field, value)
-        return object.__getattribute__(self, name)
+        def __getattr__(self, name: str) -> Any:
+            # Python asks here for what is not there: a slot that was not filled in yet, or nothing that it ever has.
+            if name == "_fields" or name not in self.__dataclass_fields__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            for field, value in self._fields().items():
+                object.__setattr__(self, field, value)
+            # Whoever keeps the tick does not keep what filled it in; another thread that fills it in has no more to do.
+            object.__setattr__(self, "_fields", dict)
+            return object.__getattribute__(self, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

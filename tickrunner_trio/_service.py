@@ -306,7 +306,6 @@ class Service:
     def _begin_run(self) -> None:
         if self._run_task is not None:
             raise trio.BusyResourceError(f"another task runs the service {self.name!r} already: run it once")
-        self._run_task = trio.lowlevel.current_task()
         self._alarm = Alarm()
         self._has_slept = False
         self._own_slot = None
@@ -314,10 +313,13 @@ class Service:
         self._heard = (trio.lowlevel.current_clock(), trio.current_time())
         self._utc_offset = utc_offset()
         self._meter.run_is_under_way(trio.current_time() + self._utc_offset)
+        self._run_task = trio.lowlevel.current_task()  # last: nobody takes it back if the locker, or a Ctrl-C, raises
 
     def _new_approach(self) -> trio.CancelScope | None:
         locker = self._config.locker
-        if self._ledger is None and isinstance(locker, PromptLocker) and locker.answers_at_once:
+        # Asked of its class first: what a wrapper passes on from the locker within says nothing of its own waits.
+        may_promise = self._ledger is None and hasattr(type(locker), "answers_at_once")
+        if may_promise and isinstance(locker, PromptLocker) and locker.answers_at_once:
             return None  # a scope that is entered takes 0.7 KiB
         return trio.CancelScope()
 

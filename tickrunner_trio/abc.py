@@ -126,7 +126,7 @@ class PromptLocker(Protocol):
     def answers_at_once(self) -> bool:
         """Whether ``with_advisory_lock`` lets no other task run before it runs ``fn``, or knows that it will not.
 
-        It never changes.
+        It never changes. It counts where the class of the locker has it, not where ``__getattr__`` finds it.
         """
         ...
 

@@ -2,7 +2,8 @@
 
 To record one value the SDK takes 15 us between the rest of a tick, with cold caches, and 10 in a row with others; a
 tick has three. So the times of a few ticks wait for one another, at most until somebody collects: the SDK calls
-observables before it collects histograms, so that no collection misses a tick that was over when it began::
+observables before it collects histograms, so that no collection misses a tick that was over when it began, but for
+the one that another thread is recording just then::
 
     ticks  --add-->  waiting  --recorded by--  the tick that makes them enough, or an observable's callback
                   (at most so many)                 (the loop)                (the exporter's thread)

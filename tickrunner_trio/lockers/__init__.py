@@ -12,7 +12,7 @@ if typing.TYPE_CHECKING:
     from ._statistics import LockerStatistics as LockerStatistics
     from ._timing import LeaseTiming as LeaseTiming
 else:
-    __getattr__, __dir__ = _on_demand(
+    __getattr__, __dir__, __all__ = _on_demand(
         globals(),
         {
             "LockHolder": "._holders",

@@ -44,8 +44,8 @@ class Calls:
 
     async def run(self, book: LockBook, lease: _L, fn: Callable[[_L], Awaitable[None]]) -> bool:
         """Run ``fn`` under the lock if it was had; return whether it was. See `PostgresLocker.with_advisory_lock`."""
-        self._leases.add(lease)
         try:
+            self._leases.add(lease)
             if not await _acquired(book, lease):
                 return False
             try:

@@ -64,8 +64,8 @@ class MemoryLocker:
 
     @property
     def answers_at_once(self) -> bool:
-        """True: it asks nobody. See `abc.PromptLocker`."""
-        return True
+        """True: it asks nobody. See `abc.PromptLocker`. False for a subclass with a question of its own."""
+        return type(self).with_advisory_lock is MemoryLocker.with_advisory_lock
 
     async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
         """Try the lock once; if it was had, run ``fn`` under it. See `AdvisoryLocker.with_advisory_lock`.
@@ -91,6 +91,7 @@ class MemoryLocker:
             self._let_go(lease)
         return True
 
+    @trio.lowlevel.enable_ki_protection  # a Ctrl-C in these two would keep the lock from everybody, for ever
     def _take(self, lease: _MemoryLease) -> bool:
         with self._mutex:
             holder = self._held.get(lease.lock_id)
@@ -100,6 +101,7 @@ class MemoryLocker:
             self._epoch = lease.epoch = self._epoch + 1
             return True
 
+    @trio.lowlevel.enable_ki_protection
     def _let_go(self, lease: _MemoryLease) -> None:
         with self._mutex:
             if self._held.get(lease.lock_id) is lease:  # somebody may have it who came after the hold
