@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from . import Service
 
-#: Without a ledger the interval starts anew at every deploy, so longer ones run more often than they say:
-#: a daily service under hourly deploys ran 5.5 times a day (simulated).
+#: Without a ledger the interval starts anew at every deploy, so longer ones run more often than they say: docs/design.md
+#: has a daily service under hourly deploys, which runs at each of them.
 LONGEST_INTERVAL_WITHOUT_LEDGER = 3600.0
 
 
