@@ -140,4 +140,4 @@ def test_the_costs_of_the_scaling_are_about_what_was_measured() -> None:
 
     assert 0.5 < median("latency", "psycopg loop, two cores", "p50") / MICROSECONDS < 2
     assert 0.5 < median("connections", "a connection per lock", "seconds") / MILLISECONDS < 2
-    assert 0.5 < median("locked", "tickrunner_trio", "per_second") / 10_000 < 1
+    assert 0.5 < median("locked", "tickrunner_trio", "per_second") / 10_000 < 2
