@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from . import Service
 
-#: Without a ledger the interval starts anew at every deploy, so longer ones run more often than they say: a daily service
-#: under hourly deploys runs at each of them (simulated in docs/design.md).
+#: Without a ledger the interval starts anew at every deploy, so longer ones run more often than they say: a daily
+#: service under hourly deploys runs at each of them (simulated in docs/design.md).
 LONGEST_INTERVAL_WITHOUT_LEDGER = 3600.0
 
 
