@@ -78,7 +78,8 @@ def test_the_frozen_words_are_in_the_text_of_the_public_surface() -> None:
 def sessions_of_ci() -> set[str]:
     """What `.ci/run` calls beside the tests."""
     (listed,) = re.findall(r"^for session in (.*); do$", text(".ci/run"), flags=re.MULTILINE)
-    return {*listed.split(), "tests_lowest"}
+    (campaigns,) = re.findall(r"def campaigns\(.*?for each in \((.*?)\):", text("noxfile.py"), flags=re.DOTALL)
+    return {*listed.split(), *campaigns.split(", "), "tests_lowest"} - {"campaigns"}
 
 
 def test_the_table_of_sessions_is_what_ci_runs() -> None:
