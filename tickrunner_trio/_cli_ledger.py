@@ -96,12 +96,14 @@ def _status(options: argparse.Namespace) -> int:
     ledger = _ledger(options)
     if options.name is None:
         services = _done(ledger.cluster_health)
-        _print(options, lambda: services_table(services), services=[health_json(each) for each in services])
+        _print(
+            options, lambda: services_table(services, width=_width()), services=[health_json(each) for each in services]
+        )
         return 0
     service, runs = _done(partial(_of_one, ledger, options.name))
     _print(
         options,
-        lambda: f"{services_table([service])}\n\n{runs_table(runs)}",
+        lambda: f"{services_table([service], width=_width())}\n\n{runs_table(runs)}",
         service=health_json(service),
         runs=[run_json(each) for each in runs],
     )
@@ -186,6 +188,14 @@ def _print(options: argparse.Namespace, text: Callable[[], str], **values: objec
     except OSError as error:  # a pipe whose reader has gone, a full disk
         end_stdout()
         raise CommandError(f"it is done, but stdout does not take what came of it: {error}", status=1) from error
+
+
+def _width() -> int | None:
+    """Return the columns of the terminal; None where stdout is none, or does not know."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def _ledger(options: argparse.Namespace, *, needs_dsn: bool = True) -> PostgresLedger:
