@@ -147,7 +147,7 @@ def test_a_role_is_granted_what_it_needs_at_once(tickrunner: Command, dsn: str) 
 
 
 def test_the_status_is_a_table_of_all_services(tickrunner: Command, dsn: str, ledger: PostgresLedger) -> None:
-    assert tickrunner("status") == (0, "no service has run yet\n", "")
+    assert tickrunner("status") == (0, "no service with a ledger has run yet\n", "")
     put(dsn, "sweep", last_ended_at="=now()", last_outcome="success", holder="web-1", last_duration=0.25)
     put(dsn, "expire", consecutive_failures=2, last_error="OSError: full\nup to the brim")
     status, out, err = tickrunner("status")

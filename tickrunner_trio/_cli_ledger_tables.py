@@ -57,7 +57,7 @@ def services_table(services: Sequence[ClusterHealth], *, now: datetime | None = 
         for each in services
     ]
     if not rows:
-        return "no service has run yet"
+        return "no service with a ledger has run yet"
     table = _aligned([heading, *rows])
     return table if width is None or max(map(len, table.splitlines())) <= width else _stacked(heading, rows)
 

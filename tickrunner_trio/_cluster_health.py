@@ -6,8 +6,8 @@
     else one run under way for an interval more than that, so that it hangs, or takes that long -> STALLED
     else failures since the last success -> FAILING;   else it has ended a run -> OK;   else STARTING
 
-STANDBY and UNAVAILABLE are views of one replica: over all of them one works or none, and without the database there is
-nothing to tell.
+STANDBY is the view of one replica: over all of them one works or none. Without the database there is nothing to tell,
+so no row is UNAVAILABLE; `Supervisor.cluster_health` says so of services whose ledger is away while another answers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ClusterHealth:
     state: HealthState
     """DISABLED while it is paused; STALLED when it is overdue by 3 intervals and nobody is at work, or when one run has
     been under way for 4; FAILING while ``consecutive_failures`` is above 0; STARTING before its first run has ended;
-    else OK."""
+    else OK. UNAVAILABLE in place of a row, while another ledger of the supervisor can tell and this one cannot."""
     lock_id: int
     """The id of its lock."""
     interval: float
