@@ -218,6 +218,14 @@ def test_without_a_ledger_each_command_tells_the_remedy_in_one_line(tickrunner: 
         assert "run 'tickrunner ledger init --dsn ...'" in err
 
 
+def test_a_pause_without_a_reason_is_refused(tickrunner: Command, dsn: str, ledger: PostgresLedger) -> None:
+    put(dsn, "sweep")
+    status, out, err = tickrunner("pause", "sweep", "--reason", " ")
+    assert (status, out) == (2, "")
+    assert err.startswith("tickrunner: argument --reason: it is empty: say why")
+    assert tickrunner.json("status")["services"][0]["paused_at"] is None
+
+
 def test_a_service_that_nobody_knows_is_told_with_those_that_are(
     tickrunner: Command, dsn: str, ledger: PostgresLedger
 ) -> None:

@@ -7,6 +7,7 @@ latter, or into a file that PGPASSFILE or PGSERVICEFILE names.
 
 from __future__ import annotations
 
+import argparse
 import getpass
 import os
 import socket
@@ -23,7 +24,6 @@ from ._cli_ledger_tables import as_json, described, health_json, run_json, runs_
 from ._cli_logging import end_stdout
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Awaitable, Callable, Generator
 
     from . import ClusterHealth, PastRun
@@ -43,7 +43,7 @@ def add_ledger_commands(commands: Any) -> None:
 
     pause = _command(commands, "pause", _pause, "let no replica run a service until it is resumed")
     pause.add_argument("name", metavar="SERVICE")
-    pause.add_argument("--reason", required=True, metavar="TEXT", help="for those who find it paused")
+    pause.add_argument("--reason", required=True, type=_reason, metavar="TEXT", help="for those who find it paused")
     _add_by(pause)
 
     resume = _command(commands, "resume", _resume, "let a paused service run again")
@@ -86,6 +86,12 @@ def _answered(function: Callable[[argparse.Namespace], int], options: argparse.N
             with suppress(CommandError):  # where stdout takes nothing, that is what is told
                 _print(options, str, error=str(error))
         raise
+
+
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: say why, for those who find it paused")
+    return text
 
 
 def _add_by(command: argparse.ArgumentParser) -> None:
