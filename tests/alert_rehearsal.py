@@ -32,8 +32,8 @@ class Replica:
     """One service on one replica, for the length of its phases; then it is gone. Times in seconds."""
 
     phases: Sequence[tuple[str, float]]
-    """What its ticks come to, and until when: an `Outcome`; ``overstayed``, a lost lock; ``stalled``, they do not come;
-    ``ended``, neither, since `Service.run` has returned."""
+    """What its ticks come to, and until when: an `Outcome`; ``overstayed``, a lost lock; ``paused``, GATED although its
+    gate is open; ``stalled``, they do not come; ``ended``, neither, since `Service.run` has returned."""
     instance: str = "a"
     job: str = "app"
     service: str = "sweep"
@@ -99,10 +99,10 @@ class _State:
         self._ended = word == "ended"
         if word in {"stalled", "ended"}:
             return
-        outcome = Outcome("lock_lost" if word == "overstayed" else word)
+        outcome = Outcome({"overstayed": "lock_lost", "paused": "gated"}.get(word, word))
         self._ticks[outcome] += 1
         self._last_tick = at
-        self._enabled = 0 if outcome is Outcome.GATED else 1
+        self._enabled = 0 if word == "gated" else 1
         self._overstayed += word == "overstayed"
         has_session = outcome is not Outcome.UNAVAILABLE
         self._sessions += has_session and not self._has_session

@@ -798,6 +798,30 @@ def test_an_outage_is_warned_of_once_while_it_lasts(caplog: pytest.LogCaptureFix
     assert "away" in str(caplog.records[0].exc_info)
 
 
+@pytest.mark.parametrize("error", [DatabaseUnavailableError("away"), LockerConfigurationError("no ledger")])
+def test_what_a_locker_says_of_its_situation_is_told_without_the_way_through_the_library(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refusing:
+        async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
+            raise error
+
+    assert tick_of(nothing, Refusing()).error is error
+    assert error.__traceback__ is not None  # for hooks
+    [record] = caplog.records
+    assert record.exc_info == (type(error), error, None)
+
+
+def test_what_the_work_says_of_its_own_database_is_told_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(tick: Tick) -> None:
+        raise DatabaseUnavailableError("the other one is away")
+
+    tick_of(work)
+    [record] = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[2] is not None
+
+
 # A lease that does not say.
 
 

@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import termios
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +147,7 @@ def test_a_role_is_granted_what_it_needs_at_once(tickrunner: Command, dsn: str) 
 
 
 def test_the_status_is_a_table_of_all_services(tickrunner: Command, dsn: str, ledger: PostgresLedger) -> None:
-    assert tickrunner("status") == (0, "no service has run yet\n", "")
+    assert tickrunner("status") == (0, "no service with a ledger has run yet\n", "")
     put(dsn, "sweep", last_ended_at="=now()", last_outcome="success", holder="web-1", last_duration=0.25)
     put(dsn, "expire", consecutive_failures=2, last_error="OSError: full\nup to the brim")
     status, out, err = tickrunner("status")
@@ -215,6 +216,14 @@ def test_without_a_ledger_each_command_tells_the_remedy_in_one_line(tickrunner: 
         assert (status, out, len(err.splitlines())) == (2, "", 1)
         assert err.startswith("tickrunner: there is no ledger, or an incomplete one, in the schema 'tickrunner'")
         assert "run 'tickrunner ledger init --dsn ...'" in err
+
+
+def test_a_pause_without_a_reason_is_refused(tickrunner: Command, dsn: str, ledger: PostgresLedger) -> None:
+    put(dsn, "sweep")
+    status, out, err = tickrunner("pause", "sweep", "--reason", " ")
+    assert (status, out) == (2, "")
+    assert err.startswith("tickrunner: argument --reason: it is empty: say why")
+    assert tickrunner.json("status")["services"][0]["paused_at"] is None
 
 
 def test_a_service_that_nobody_knows_is_told_with_those_that_are(
@@ -389,6 +398,51 @@ def test_ages_and_due_times_are_said_in_two_units() -> None:
     )
     line = services_table([row], now=AT).splitlines()[1]
     assert cells(line) == ["sweep", "ok", "3 d 2 h ago", "0", "12 s", "in 1 min 1 s", "web-1", "at work for 7 s"]
+
+
+def test_what_is_wider_than_the_terminal_stands_below_each_other() -> None:
+    rows = [a_row(last_error="OSError: disk full"), a_row(name="expire", holder="web-1:7")]
+    table = services_table(rows, now=AT)
+    widest = max(map(len, table.splitlines()))
+    assert services_table(rows, now=AT, width=widest) == table
+    first, second = services_table(rows, now=AT, width=widest - 1).split("\n\n")
+    assert [re.split(" {2,}", line, maxsplit=1) for line in second.splitlines()] == [
+        ["service", "expire"],
+        ["state", "ok"],
+        ["last success", "never"],
+        ["failures", "0"],
+        ["took", "-"],
+        ["next due", "now"],
+        ["last run by", "web-1:7"],
+    ]
+    assert first.splitlines()[-1] == "              OSError: disk full"
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(80, 8), (0, 2)])
+def test_the_width_is_that_of_the_terminal_that_shows_it(
+    dsn: str, ledger: PostgresLedger, columns: int, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(dsn, "sweep", last_error="OSError: " + 80 * "x")
+    main_end, terminal = os.openpty()
+    with os.fdopen(main_end, "rb", buffering=0) as shown, os.fdopen(terminal, "w", encoding="utf-8") as stdout:
+        termios.tcsetwinsize(terminal, (24, columns))
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["status", "--dsn", dsn]) == 0
+        assert len(shown.read(4096).splitlines()) == lines
+
+
+@pytest.mark.parametrize(
+    ("due", "more", "words"),
+    [
+        (0.5, {}, "now"),
+        (125, {}, "2 min 5 s ago"),
+        (125, {"working_since": AT}, "now"),
+        (125, {"paused_at": AT}, "now"),
+    ],
+)
+def test_a_service_that_nobody_runs_is_due_since(due: float, more: dict[str, Any], words: str) -> None:
+    row = a_row(next_due=AT - timedelta(seconds=due), **more)
+    assert described(row, now=AT).split("; ")[1] == f"due {words}"
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 from tickrunner_trio import ClusterHealth, HealthState, Outcome, PastRun
 from tickrunner_trio._cluster_health import STALLED_AFTER, cluster_state, outcome_of
 
-WELL = {"paused": False, "working": False, "overdue": -1.0, "interval": 10.0, "failures": 0, "has_ended": True}
+WELL = {"paused": False, "working_for": None, "overdue": -1.0, "interval": 10.0, "failures": 0, "has_ended": True}
 
 
 @pytest.mark.parametrize(
     ("differs", "state"),
     [
         ({}, HealthState.OK),
-        ({"working": True}, HealthState.OK),
+        ({"working_for": 40.0}, HealthState.OK),
+        ({"working_for": 40.1}, HealthState.STALLED),
+        ({"working_for": 40.1, "failures": 3}, HealthState.STALLED),
+        ({"working_for": 40.1, "paused": True}, HealthState.DISABLED),
         ({"has_ended": False}, HealthState.STARTING),
         ({"has_ended": False, "overdue": None}, HealthState.STARTING),
         ({"failures": 1}, HealthState.FAILING),
@@ -30,18 +33,20 @@ WELL = {"paused": False, "working": False, "overdue": -1.0, "interval": 10.0, "f
         ({"overdue": 30.1}, HealthState.STALLED),
         ({"overdue": 30.1, "failures": 3}, HealthState.STALLED),
         ({"overdue": 30.1, "has_ended": False}, HealthState.STALLED),
-        ({"overdue": 30.1, "working": True}, HealthState.OK),
-        ({"overdue": 30.1, "working": True, "failures": 1}, HealthState.FAILING),
+        ({"overdue": 30.1, "working_for": 1.0}, HealthState.OK),
+        ({"overdue": 30.1, "working_for": 1.0, "failures": 1}, HealthState.FAILING),
     ],
 )
 def test_the_state_of_a_service_over_all_replicas(differs: dict[str, object], state: HealthState) -> None:
     assert cluster_state(**{**WELL, **differs}) is state  # type: ignore[arg-type]
 
 
-@given(st.builds(dict, **{field: st.booleans() for field in ("paused", "working", "has_ended")}))
-def test_only_a_service_that_is_paused_is_disabled(flags: dict[str, bool]) -> None:
-    state = cluster_state(overdue=None, interval=1.0, failures=0, **flags)
-    assert (state is HealthState.DISABLED) == flags["paused"]
+@given(st.booleans(), st.booleans(), st.none() | st.floats(0, 10))
+def test_only_a_service_that_is_paused_is_disabled(paused: bool, has_ended: bool, working_for: float | None) -> None:
+    state = cluster_state(
+        overdue=None, interval=1.0, failures=0, paused=paused, has_ended=has_ended, working_for=working_for
+    )
+    assert (state is HealthState.DISABLED) == paused
     assert state not in (HealthState.STANDBY, HealthState.UNAVAILABLE)
 
 

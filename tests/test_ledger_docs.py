@@ -169,7 +169,7 @@ def test_its_commands_exist(command: str) -> None:
 
 def test_its_table_has_the_columns_of_the_status() -> None:
     heading = services_table([]) or ""
-    assert heading == "no service has run yet"
+    assert heading == "no service with a ledger has run yet"
     [shown] = [line for block in blocks("text") for line in block.splitlines() if line.startswith("service ")]
     assert re.split(" {2,}", shown) == [
         *("service", "state", "last success", "failures", "took", "next due", "last run by"),

@@ -120,6 +120,22 @@ async def test_a_service_that_nobody_runs_is_stalled_by_the_clock_of_the_databas
     assert states == {"late": HealthState.OK, "stalled": HealthState.STALLED}
 
 
+async def test_a_service_whose_run_hangs_is_stalled_by_the_clock_of_the_database(
+    dsn: str, ledger: PostgresLedger
+) -> None:
+    for lock_id, (name, seconds) in enumerate({"long": 230, "hangs": 250}.items(), start=101):
+        put(dsn, name, lock_id=lock_id, due_at=AT, started_at=f"=now() - interval '{seconds} seconds'")
+    put(dsn, "hangs_for_ever", lock_id=103, started_at="-infinity")
+    with psycopg.connect(dsn) as holder:
+        holder.execute("SELECT pg_advisory_lock(generate_series(101, 103))")
+        states = {row.name: row.state for row in await ledger.cluster_health()}
+    assert states == {
+        "long": HealthState.STARTING,
+        "hangs": HealthState.STALLED,
+        "hangs_for_ever": HealthState.STARTING,  # what somebody wrote by hand
+    }
+
+
 async def test_the_history_is_told_newest_first_whatever_its_slots(dsn: str, ledger: PostgresLedger) -> None:
     put(dsn, "sweep")
     rows = [

@@ -217,6 +217,29 @@ def test_a_paused_service_is_gated_and_the_report_says_by_whom_and_why() -> None
     assert str(ServicePausedError(by="", reason="")) == "the service is paused by somebody: no reason was given"
 
 
+def test_a_pause_is_warned_of_once_while_it_lasts_on_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    def paused(reason: str) -> LedgerAnswer:
+        return LedgerAnswer(state=PAUSED, due_in=-5.0, paused_by="ada", pause_reason=reason)
+
+    first, other = paused("the disk is full"), paused("the disk is replaced")
+    answers = [first, first, LedgerAnswer(state=BUSY), first, other, 500.0, other, other]
+
+    async def main() -> None:
+        made = service(LedgerOfATest(answers), log=None)
+        for _ in range(8):
+            await made.tick()
+
+    virtually(main)
+    told = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.message for record in told] == ["tick skipped"] * 3
+    assert [str(record.exc_info and record.exc_info[1]).partition(": ")[2] for record in told] == [
+        "the disk is full",
+        "the disk is replaced",
+        "the disk is replaced",
+    ]
+    assert {record.exc_info and record.exc_info[2] for record in told} == {None}
+
+
 def test_who_is_woken_asks_at_once_and_then_as_the_answer_says() -> None:
     locker = LedgerOfATest([LedgerAnswer(state=NOT_DUE, due_in=500.0), 400.0])
 

@@ -10,6 +10,7 @@ from ledger_view import do
 
 from tickrunner_trio import (
     Config,
+    DatabaseUnavailableError,
     HealthState,
     LockerConfigurationError,
     MemoryLocker,
@@ -60,6 +61,24 @@ async def test_each_service_is_looked_up_in_the_ledger_of_its_own_locker() -> No
     assert [row.epoch for row in await supervisor.cluster_health()] == [1, 2]
     await supervisor.trigger("expire")
     assert [each.rows["expire"].triggered_at is None for each in (one, other)] == [True, False]
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailableError("away"), LockerConfigurationError("away")])
+async def test_a_ledger_that_cannot_tell_hides_no_other(error: Exception) -> None:
+    one, other = KeptLedger(), KeptLedger()
+    one.fails = error
+    other.put("expire", epoch=2)
+    lockers = {"sweep": LedgerLocker(one), "expire": LedgerLocker(other), "refill": LedgerLocker(one)}
+    supervisor = Supervisor([a_service(name, locker) for name, locker in lockers.items()])
+    sweep, expire, refill = await supervisor.cluster_health()
+    assert (expire.name, expire.state, expire.epoch) == ("expire", HealthState.OK, 2)
+    for row in (sweep, refill):
+        assert (row.state, row.lock_id, row.interval) == (HealthState.UNAVAILABLE, lock_id_for(row.name), 60)
+        assert row.last_error == f"{type(error).__name__}: away"
+    assert one.asked == 1
+    other.fails = DatabaseUnavailableError("away too")
+    with pytest.raises(type(error), match=r"^away$"):
+        await supervisor.cluster_health()
 
 
 async def test_a_service_that_was_never_asked_to_run_is_starting() -> None:

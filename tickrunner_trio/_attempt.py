@@ -72,7 +72,6 @@ class Attempt:
         "_approach",
         "_asked_at",
         "_asked_for",
-        "_begun",
         "_dropped",
         "_has_own_lock",
         "_number",
@@ -92,6 +91,7 @@ class Attempt:
         "started_at",
         "turn",
         "utc_offset",
+        "work_began",
     )
 
     def __init__(
@@ -113,7 +113,6 @@ class Attempt:
         self._publish = publish
         self._then: Callable[[Attempt, Lease], Awaitable[None]] | None = None
         self._span: TickSpan | None = None
-        self._begun = False  #: Whether the work has; from then on the attempt cannot be dropped.
         self._dropped = False
         self._has_own_lock = True  #: Or it asks for one; False: it runs under one that is held already.
         self._asked_at = scheduled_at  #: When the gate was open, and the locker was asked.
@@ -124,6 +123,7 @@ class Attempt:
         self.started_at = scheduled_at  #: Seconds of Trio's clock; set when the attempt begins, and when its work does.
         self.forced = forced
         self.turn = turn
+        self.work_began = False  #: From then on the attempt cannot be dropped.
         self.epoch: int | None = None  #: Of the lease under which the work began.
         self.outcome: Outcome | None = None  #: None until it is judged, as is what follows.
         self.error: BaseException | None = None
@@ -180,11 +180,11 @@ class Attempt:
     @property
     def work_began_at(self) -> float | None:
         """When the work began that has not been judged yet, on Trio's clock; None while there is none."""
-        return self.started_at if self._begun and self.outcome is None else None
+        return self.started_at if self.work_began and self.outcome is None else None
 
     def drop(self) -> None:
         """Cancel the attempt if its work has not begun; synchronous, and idempotent."""
-        if not self._begun and self.outcome is None:
+        if not self.work_began and self.outcome is None:
             self._dropped = True
             if self._approach is not None:
                 self._approach.cancel()
@@ -221,7 +221,7 @@ class Attempt:
 
         All in one function, since it is what the locker runs: each further layer would take half a microsecond.
         """
-        if self._begun or self.outcome is not None:
+        if self.work_began or self.outcome is not None:
             raise RuntimeError(
                 "the locker called fn a second time, or too late: with_advisory_lock runs it at most once"
             )
@@ -237,7 +237,7 @@ class Attempt:
             elif self._dropped:
                 self._judged(Outcome.CANCELLED)
             else:
-                self._begun = True
+                self.work_began = True
                 self.epoch = epoch
                 watch(lease, shared.meter.count_overstay)
                 timeout = shared.config.tick_timeout
@@ -376,7 +376,7 @@ class Attempt:
         self.judged_at = judged_at = trio.current_time()
         try:
             try:
-                if not self._begun:
+                if not self.work_began:
                     span = shared.tracer.begin_late(outcome, self.report, self._work)
                 if span is not None:
                     span.judged(outcome, error, lost_for=lost_for)  # no report: it takes 5 us, and nobody may ask

@@ -150,7 +150,7 @@ def log_safely(
     message: str,
     *args: object,
     extra: Mapping[str, object] | None = None,
-    exc_info: BaseException | None = None,
+    exc_info: BaseException | tuple[type[BaseException], BaseException, None] | None = None,
 ) -> None:
     """Log to a logger of the application's; one that raises is reported to the library's own and disturbs nobody.
 

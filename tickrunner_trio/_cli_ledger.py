@@ -7,6 +7,7 @@ latter, or into a file that PGPASSFILE or PGSERVICEFILE names.
 
 from __future__ import annotations
 
+import argparse
 import getpass
 import os
 import socket
@@ -23,7 +24,6 @@ from ._cli_ledger_tables import as_json, described, health_json, run_json, runs_
 from ._cli_logging import end_stdout
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Awaitable, Callable, Generator
 
     from . import ClusterHealth, PastRun
@@ -43,7 +43,7 @@ def add_ledger_commands(commands: Any) -> None:
 
     pause = _command(commands, "pause", _pause, "let no replica run a service until it is resumed")
     pause.add_argument("name", metavar="SERVICE")
-    pause.add_argument("--reason", required=True, metavar="TEXT", help="for those who find it paused")
+    pause.add_argument("--reason", required=True, type=_reason, metavar="TEXT", help="for those who find it paused")
     _add_by(pause)
 
     resume = _command(commands, "resume", _resume, "let a paused service run again")
@@ -88,6 +88,12 @@ def _answered(function: Callable[[argparse.Namespace], int], options: argparse.N
         raise
 
 
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: say why, for those who find it paused")
+    return text
+
+
 def _add_by(command: argparse.ArgumentParser) -> None:
     command.add_argument("--by", default=None, metavar="WHO", help="who asks for it (default: user@host)")
 
@@ -96,12 +102,14 @@ def _status(options: argparse.Namespace) -> int:
     ledger = _ledger(options)
     if options.name is None:
         services = _done(ledger.cluster_health)
-        _print(options, lambda: services_table(services), services=[health_json(each) for each in services])
+        _print(
+            options, lambda: services_table(services, width=_width()), services=[health_json(each) for each in services]
+        )
         return 0
     service, runs = _done(partial(_of_one, ledger, options.name))
     _print(
         options,
-        lambda: f"{services_table([service])}\n\n{runs_table(runs)}",
+        lambda: f"{services_table([service], width=_width())}\n\n{runs_table(runs)}",
         service=health_json(service),
         runs=[run_json(each) for each in runs],
     )
@@ -186,6 +194,14 @@ def _print(options: argparse.Namespace, text: Callable[[], str], **values: objec
     except OSError as error:  # a pipe whose reader has gone, a full disk
         end_stdout()
         raise CommandError(f"it is done, but stdout does not take what came of it: {error}", status=1) from error
+
+
+def _width() -> int | None:
+    """Return the columns of the terminal; None where stdout is none, or does not know."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def _ledger(options: argparse.Namespace, *, needs_dsn: bool = True) -> PostgresLedger:

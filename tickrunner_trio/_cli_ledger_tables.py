@@ -36,8 +36,11 @@ def as_json(value: object) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def services_table(services: Sequence[ClusterHealth], *, now: datetime | None = None) -> str:
-    """Return the services as aligned columns under a heading, with ages as of ``now``; None: the clock's."""
+def services_table(services: Sequence[ClusterHealth], *, now: datetime | None = None, width: int | None = None) -> str:
+    """Return the services as aligned columns under a heading; where that is wider than ``width``, below each other.
+
+    Ages are as of ``now``; None: the clock's.
+    """
     at = datetime.now(UTC) if now is None else now
     heading = ("service", "state", "last success", "failures", "took", "next due", "last run by", "")
     rows = [
@@ -53,7 +56,10 @@ def services_table(services: Sequence[ClusterHealth], *, now: datetime | None = 
         )
         for each in services
     ]
-    return _aligned([heading, *rows]) if rows else "no service has run yet"
+    if not rows:
+        return "no service with a ledger has run yet"
+    table = _aligned([heading, *rows])
+    return table if width is None or max(map(len, table.splitlines())) <= width else _stacked(heading, rows)
 
 
 def runs_table(runs: Sequence[PastRun]) -> str:
@@ -99,9 +105,12 @@ def _by(who: str) -> str:
 
 
 def _due(health: ClusterHealth, now: datetime) -> str:
-    if health.next_due is None or health.next_due <= now:
+    if health.next_due is None:
         return "now"
-    return f"in {_span((health.next_due - now).total_seconds())}"
+    if health.next_due > now:
+        return f"in {_span((health.next_due - now).total_seconds())}"
+    is_awaited = health.working_since is None and not health.paused  # by nobody, if it is long ago
+    return _ago(health.next_due, now).removeprefix("just ") if is_awaited else "now"
 
 
 def _ago(at: datetime, now: datetime) -> str:
@@ -131,6 +140,15 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _stacked(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a paragraph a row, a cell a line: the terminal may wrap what is long, and no column is torn by it."""
+    indent = max(map(len, heading)) + 2
+    return "\n\n".join(
+        "\n".join(f"{name:<{indent}}{_on_one_line(cell)}" for name, cell in zip(heading, row, strict=True) if cell)
+        for row in rows
+    )
 
 
 def _on_one_line(text: str) -> str:

@@ -3,10 +3,11 @@
 ::
 
     paused -> DISABLED;   else overdue by `STALLED_AFTER` intervals, and nobody at work -> STALLED
+    else one run under way for an interval more than that, so that it hangs, or takes that long -> STALLED
     else failures since the last success -> FAILING;   else it has ended a run -> OK;   else STARTING
 
-STANDBY and UNAVAILABLE are views of one replica: over all of them one works or none, and without the database there is
-nothing to tell.
+STANDBY is the view of one replica: over all of them one works or none. Without the database there is nothing to tell,
+so no row is UNAVAILABLE; `Supervisor.cluster_health` says so of services whose ledger is away while another answers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _OUTCOMES: dict[str | None, Outcome] = {outcome.value: outcome for outcome in Outcome}
 
 #: Intervals that a service may be overdue. A success makes it due one interval later: 4 intervals without a run, as
-#: `Service.health` waits for.
+#: `Service.health` waits for. A run may take as long, whatever its ``tick_timeout``, of which the ledger knows nothing.
 STALLED_AFTER = 3.0
 
 
@@ -34,8 +35,9 @@ class ClusterHealth:
     name: str
     """The name of the service."""
     state: HealthState
-    """DISABLED while it is paused; STALLED when it is overdue by 3 intervals and nobody is at work; FAILING while
-    ``consecutive_failures`` is above 0; STARTING before its first run has ended; else OK."""
+    """DISABLED while it is paused; STALLED when it is overdue by 3 intervals and nobody is at work, or when one run has
+    been under way for 4; FAILING while ``consecutive_failures`` is above 0; STARTING before its first run has ended;
+    else OK. UNAVAILABLE in place of a row, while another ledger of the supervisor can tell and this one cannot."""
     lock_id: int
     """The id of its lock."""
     interval: float
@@ -107,13 +109,19 @@ class PastRun:
 
 
 def cluster_state(
-    *, paused: bool, working: bool, overdue: float | None, interval: float, failures: int, has_ended: bool
+    *,
+    paused: bool,
+    working_for: float | None,
+    overdue: float | None,
+    interval: float,
+    failures: int,
+    has_ended: bool,
 ) -> HealthState:
     """Return what an operator would say of the service, in one word.
 
     Args:
         paused: somebody has paused it.
-        working: a run is under way.
+        working_for: seconds since the run under way began; None: none is.
         overdue: seconds since it was due, below 0 if it is not yet; None if no time is set.
         interval: seconds.
         failures: since the last success.
@@ -121,7 +129,11 @@ def cluster_state(
     """
     if paused:
         return HealthState.DISABLED
-    if overdue is not None and overdue > STALLED_AFTER * interval and not working:
+    if working_for is not None:
+        stalls = working_for > (STALLED_AFTER + 1) * interval
+    else:
+        stalls = overdue is not None and overdue > STALLED_AFTER * interval
+    if stalls:
         return HealthState.STALLED
     if failures > 0:
         return HealthState.FAILING

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._errors import LockerConfigurationError
-from ._health import HealthState
+from ._errors import DatabaseUnavailableError, LockerConfigurationError
+from ._health import HealthState, describe_error
 from .abc import HasLedger
 
 if TYPE_CHECKING:
@@ -27,20 +27,33 @@ def ledger_of(service: Service) -> Ledger | None:
 async def cluster_health(services: Sequence[Service]) -> tuple[ClusterHealth, ...]:
     """Return the health over all replicas of those services that have a ledger, in their order.
 
+    A ledger that cannot tell hides no other: its services are UNAVAILABLE, with its words as their last error.
+
     Raises:
-        LockerConfigurationError: none of them has one.
+        LockerConfigurationError: none of the services has one; or as the ledger, if none can tell.
+        DatabaseUnavailableError: as the ledger, if none can tell.
     """
     ledgers = {service.name: ledger for service in services if (ledger := ledger_of(service)) is not None}
     if not ledgers:
         raise LockerConfigurationError(f"no service of this supervisor has a ledger to tell the cluster's: {_REMEDY}")
     rows: dict[int, dict[str, ClusterHealth]] = {}
-    for ledger in {id(each): each for each in ledgers.values()}.values():
-        rows[id(ledger)] = {row.name: row for row in await ledger.cluster_health()}
-    return tuple(
-        rows[id(ledgers[service.name])].get(service.name) or _unknown(service)
-        for service in services
-        if service.name in ledgers
-    )
+    failures: dict[int, DatabaseUnavailableError | LockerConfigurationError] = {}
+    for ledger in ledgers.values():
+        if id(ledger) not in rows | failures:
+            try:
+                rows[id(ledger)] = {row.name: row for row in await ledger.cluster_health()}
+            except (DatabaseUnavailableError, LockerConfigurationError) as error:
+                failures[id(ledger)] = error
+    if not rows:
+        raise next(iter(failures.values()))
+
+    def health(service: Service) -> ClusterHealth:
+        ledger = id(ledgers[service.name])
+        if ledger in failures:
+            return _bare(service, HealthState.UNAVAILABLE, describe_error(failures[ledger]))
+        return rows[ledger].get(service.name) or _bare(service, HealthState.STARTING)  # it was never asked to run
+
+    return tuple(health(service) for service in services if service.name in ledgers)
 
 
 async def history(service: Service) -> tuple[PastRun, ...]:
@@ -76,10 +89,10 @@ def _needed_ledger(service: Service) -> Ledger:
     return ledger
 
 
-def _unknown(service: Service) -> ClusterHealth:
-    """Return what is known of a service that was never asked to run."""
+def _bare(service: Service, state: HealthState, last_error: str = "") -> ClusterHealth:
+    """Return what is known of a service without a row."""
     from ._cluster_health import ClusterHealth  # noqa: PLC0415 - few have a ledger, and it takes 2 ms to import
 
     return ClusterHealth(
-        name=service.name, state=HealthState.STARTING, lock_id=service.lock_id, interval=service.interval
+        name=service.name, state=state, lock_id=service.lock_id, interval=service.interval, last_error=last_error
     )

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ._audit import is_wanted, log_safely
+from ._errors import DatabaseUnavailableError, LockerConfigurationError, ServicePausedError
 from ._outcome import Outcome
 from ._passes import MSG_PASS_FAILED
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from ._config import Logger
     from ._outcome import TickReport
 
+_SITUATIONS = (DatabaseUnavailableError, LockerConfigurationError, ServicePausedError)
+
 
 def tell_of(
     outcome: Outcome,
@@ -24,7 +27,8 @@ def tell_of(
     *,
     log: Logger,
     on_error: Callable[[BaseException], object] | None,
-    is_still_unavailable: bool,
+    is_repeated: bool,
+    work_began: bool,
 ) -> None:
     """Give an error to the hook, if there is one, and log every other outcome.
 
@@ -34,8 +38,10 @@ def tell_of(
         report_of: makes the report of the tick, which only a log that is read wants.
         log: the logger of the service.
         on_error: takes the place of the log for every outcome whose result is ``error``.
-        is_still_unavailable: the tick before was UNAVAILABLE too. An outage is said once, at WARNING; the ticks that
-            follow say nothing new.
+        is_repeated: the tick before ended the same way. An outage, and a pause, is said once, at WARNING; the ticks
+            that follow say nothing new.
+        work_began: else the error is the locker's, and if it names a situation, its kind and text say it all: the
+            traceback would be twenty lines of this library.
     """
     result = outcome.result
     if result == "error" and error is not None and on_error is not None:
@@ -49,7 +55,8 @@ def tell_of(
     elif result == "error":
         level, message = logging.ERROR, MSG_PASS_FAILED
     else:
-        is_news = outcome is Outcome.UNAVAILABLE and not is_still_unavailable
+        has_to_be_known = outcome is Outcome.UNAVAILABLE or isinstance(error, ServicePausedError)
+        is_news = has_to_be_known and not is_repeated
         level, message = logging.WARNING if is_news else logging.DEBUG, "tick skipped"
     if not is_wanted(log, level):  # before it is written: that would take twice as long as to ask
         return
@@ -62,7 +69,10 @@ def tell_of(
         "lateness": report.lateness,
         "forced": report.forced,
     }
-    log_safely(log, level, message, extra=extra, exc_info=error)
+    if isinstance(error, _SITUATIONS) and not work_began:
+        log_safely(log, level, message, extra=extra, exc_info=(type(error), error, None))
+    else:
+        log_safely(log, level, message, extra=extra, exc_info=error)
 
 
 def call_plain(field: str, function: Callable[..., object], *args: object) -> object:

@@ -38,6 +38,7 @@ from ._alarm import Alarm
 from ._attempt import Attempt, Shared
 from ._audit import component_logger, log_safely
 from ._config import Config
+from ._errors import ServicePausedError
 from ._forced import Request
 from ._health import HealthState, RunningHealth, WorkerHealth
 from ._ledgered import NOTHING, LedgerTurn, ledger_of, watching
@@ -99,6 +100,7 @@ class Service:
         "_meter",
         "_number",
         "_own_slot",
+        "_pause_told",
         "_requests",
         "_run_task",
         "_schedule",
@@ -137,6 +139,7 @@ class Service:
         self._startup_pass: Attempt | None = None
         self._own_slot: float | None = None  # with the cadence "replica", while the next one is for whoever woke it
         self._last_duration: float | None = None
+        self._pause_told = ""  # that the log has told of since the work ran last
         self._number = 0
         self._drained = False
         self._run_task: trio.lowlevel.Task | None = None
@@ -489,21 +492,26 @@ class Service:
 
     def _publish(self, attempt: Attempt, outcome: Outcome) -> None:
         """Tell health of an attempt, then metrics, then the hook or the log. It raises no `Exception`."""
-        is_still_unavailable = outcome is Outcome.UNAVAILABLE and self._health.last_outcome is Outcome.UNAVAILABLE
         judged_at, error = attempt.judged_at, attempt.error
+        is_repeated = outcome is self._health.last_outcome
+        if outcome is Outcome.GATED and isinstance(error, ServicePausedError):
+            # A tick in between may find the lock busy: replicas that ask at one moment do, also while it is paused.
+            is_repeated, self._pause_told = self._pause_told == str(error), str(error)
         if self._heard is not None:
             self._heard = (self._heard[0], judged_at)
         self._health.tell(outcome, at=judged_at + attempt.utc_offset, error=error)
         self._meter.judged(outcome)
         if outcome.result != "skipped":
             self._last_duration = judged_at - attempt.started_at
+            self._pause_told = ""
         tell_of(
             outcome,
             error,
             attempt.report,
             log=self._log,
             on_error=self._config.on_error,
-            is_still_unavailable=is_still_unavailable,
+            is_repeated=is_repeated,
+            work_began=attempt.work_began,
         )
         surroundings = simulated.get()
         if surroundings is not None:

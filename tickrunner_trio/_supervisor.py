@@ -105,7 +105,9 @@ class Supervisor:
     async def cluster_health(self) -> tuple[ClusterHealth, ...]:
         """Return the health over all replicas of each service that has a ledger, in order of registration.
 
-        Also while the supervisor does not run. A service that no replica was ever asked to run is STARTING.
+        Also while the supervisor does not run. A service that no replica was ever asked to run is STARTING. Where
+        lockers keep several ledgers, the services of one that cannot tell are UNAVAILABLE, with the reason as
+        ``last_error``; it raises only if none can.
 
         Raises:
             LockerConfigurationError: none has a ledger, or there is none in the database; the message says the remedy.

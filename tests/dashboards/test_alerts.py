@@ -154,6 +154,14 @@ def test_no_success_fires_after_4_intervals_and_ends_with_a_success() -> None:
     )
 
 
+def test_no_success_finds_a_pause_that_somebody_forgot() -> None:
+    paused = [
+        replica(("success", 30 * MINUTE), ("paused", 50 * MINUTE), ("success", 2 * HOUR), instance=name)
+        for name in "ab"
+    ]
+    assert_alerts(*paused, until=HOUR, NoSuccess=(36 * MINUTE, 51 * MINUTE))
+
+
 def test_no_success_fires_with_the_first_scrape_that_shows_it_when_the_interval_is_a_second() -> None:
     # Seen at 31:00, in the evaluation of that time; and two minutes.
     assert_alerts(

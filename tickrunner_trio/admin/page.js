@@ -276,6 +276,7 @@ class Cluster {
 }
 
 function ofAll(known) {
+  if (known.state === "unavailable") return `not known now: ${known.last_error}`; // the database of another service tells
   const said = [known.state, known.last_success ? `last success ${ago(known.last_success)}` : "no success yet"];
   if (known.consecutive_failures) said.push(`${known.consecutive_failures} failed in a row: ${known.last_error || "no text"}`);
   if (known.working_since) said.push(`${known.holder || "somebody"} at work for ${span(Math.max(0, secondsSince(known.working_since)))}`);

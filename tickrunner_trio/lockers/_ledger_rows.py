@@ -36,7 +36,7 @@ _FIELDS = (
     *("name", "lock_id", "interval_seconds", "epoch", _EPOCH("last_success"), _EPOCH("last_failure")),
     *("last_error", "consecutive_failures", "last_outcome", _EPOCH("last_ended_at"), "last_duration", "holder"),
     _WORKING_SINCE,
-    *(_EPOCH("due_at"), f"{_EPOCH('clock_timestamp()')} - {_EPOCH('due_at')}"),  # an infinite time has no distance
+    *(_EPOCH("due_at"), _EPOCH("clock_timestamp()")),
     *(_EPOCH("paused_at"), "paused_by", "pause_reason", _EPOCH("triggered_at"), "triggered_by"),
 )
 _ROWS = f"SELECT {', '.join(_FIELDS)} FROM {{service}}"  # noqa: S608 - texts of this module, and a quoted name
@@ -150,13 +150,13 @@ def _row(reading: Transaction, schema: str, name: str) -> ClusterHealth:
 
 def _health(row: Sequence[str | None]) -> ClusterHealth:
     (name, lock_id, interval, epoch, success, failure, error, failures, outcome, ended, duration, holder) = row[:12]
-    (working, due, overdue, paused, paused_by, reason, triggered, triggered_by) = row[12:]
+    (working, due, now, paused, paused_by, reason, triggered, triggered_by) = row[12:]
     return ClusterHealth(
         name=_text(name),
         state=cluster_state(
             paused=paused is not None,
-            working=working is not None,
-            overdue=_number(overdue),
+            working_for=_since(working, now),
+            overdue=_since(due, now),
             interval=_number(interval) or 0.0,
             failures=int(failures or 0),
             has_ended=ended is not None,
@@ -190,6 +190,12 @@ def _number(value: str | None) -> float | None:
     """Return a number; None for what a person may have written there, and no clock or sum can work with."""
     number = math.nan if value is None else float(value)
     return number if math.isfinite(number) else None
+
+
+def _since(value: str | None, now: str | None) -> float | None:
+    """Return the seconds from a time to now; None for no time, and for an infinite one, which has no distance."""
+    at, seconds = _number(value), _number(now)
+    return None if at is None or seconds is None else seconds - at
 
 
 def _time(value: str | None) -> dt.datetime | None:

@@ -117,7 +117,8 @@ def _told(state: str, words: str, schema: str) -> DatabaseUnavailableError | Loc
     if state in _NO_TABLE:
         return LockerConfigurationError(
             f"there is no ledger, or an incomplete one, in the schema {schema!r} ({words}): run 'tickrunner ledger "
-            "init --dsn ...' with the DSN of a role that may create it"
+            "init --dsn ...' with the DSN of a role that may create it; services whose locker was made without "
+            "ledger=True have none"
         )
     if state == _NOT_ALLOWED:
         return LockerConfigurationError(
