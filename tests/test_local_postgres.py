@@ -369,6 +369,23 @@ def test_as_root_binaries_and_temporary_directory_may_lie_where_only_root_gets_i
         assert os.listdir(home) == ["site-packages"]
 
 
+@pytest.mark.skipif(not AS_ROOT, reason="only root's server runs as another user")
+def test_as_root_the_servers_user_can_put_nothing_in_the_place_of_what_root_writes(postgres: LocalPostgres) -> None:
+    nobody, where = pwd.getpwnam("nobody"), postgres.directory
+    for attack in (["ln", "-s", "/etc/passwd", where / "password"], ["rm", "-f", where / "log"]):
+        done = subprocess.run(
+            attack,
+            user=nobody.pw_uid,
+            group=nobody.pw_gid,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Permission denied" in done.stderr
+    assert (where / "data").stat().st_uid == nobody.pw_uid  # it is that user's server that was attacked
+
+
 @pytest.mark.skipif(not AS_ROOT, reason="the other tests run as an ordinary user already")
 def test_it_runs_for_an_ordinary_user() -> None:
     nobody = pwd.getpwnam("nobody")
