@@ -81,7 +81,8 @@ async def serve_admin(  # noqa: ASYNC128 - `trio.serve_listeners` calls it
 
     One request per connection, at most 128 connections, 16 KiB of headers and 4 KiB of body, 128 lines of both, 5
     seconds to send the request and 5 for each piece of the answer to be taken: a client that is slow, idle or hostile
-    is dropped, and holds up neither others nor the services. There is no TLS: put a proxy in front where the network is not your own.
+    is dropped, and holds up neither others nor the services. There is no TLS: put a proxy in front where the network
+    is not your own.
 
     Args:
         app: such as `admin_app` returns. It gets no lifespan events, and no WebSockets.
