@@ -49,6 +49,11 @@ def among_the_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("ticking", None)
 
 
+def test_what_lies_in_the_current_directory_is_not_loaded_where_python_is_told_so() -> None:
+    status, _, errors = run_to_end("check", "ticking:quick", PYTHONSAFEPATH="1")
+    assert (status, errors.startswith("tickrunner: there is no module 'ticking'")) == (2, True)
+
+
 # How run is stopped by signals
 
 
