@@ -116,9 +116,13 @@ async def test_a_client_of_http_1_0_is_answered() -> None:
         b"CONNECT evil.example:443 HTTP/1.1\r\nHost: a\r\n\r\n",
         b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",  # no answer to HEAD has a body
+        b"HEAD * HTTP/1.1\r\nHost: a\r\n\r\n",
     ],
 )
-async def test_what_is_no_http_is_refused_before_the_application_hears_of_it(sent: bytes) -> None:
+async def test_what_is_no_http_is_refused_before_the_application_hears_of_it(
+    sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     echo = Echo()
     async with served(echo) as port:
         answer = await exchange(port, sent)
@@ -126,6 +130,7 @@ async def test_what_is_no_http_is_refused_before_the_application_hears_of_it(sen
         assert answer.headers["connection"] == "close"
         assert (await ask(port, "GET", "/")).status == 200
     assert len(echo.scopes) == 1
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,7 @@ class _Exchange:
                     raise h11.RemoteProtocolError("the request has too many lines", error_status_hint=431)
                 self._http.receive_data(data)
             elif isinstance(event, h11.Request):
+                self._is_head = event.method == b"HEAD"
                 if not event.target.startswith(b"/") or event.http_version not in (b"1.0", b"1.1"):
                     raise h11.RemoteProtocolError("no request for a path by HTTP/1")
                 request = event
@@ -262,7 +263,6 @@ class _Exchange:
     def scope_of(self, request: h11.Request) -> dict[str, Any]:
         """Return the request as ASGI has it."""
         target, _, query = request.target.partition(b"?")
-        self._is_head = request.method == b"HEAD"
         client, server = self._stream.socket.getpeername(), self._stream.socket.getsockname()
         return {
             "type": "http",
@@ -337,7 +337,8 @@ class _Exchange:
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text))]
         with self._idle_for(SEND_TIMEOUT):
             await self._send(_response(status, headers))
-            await self._send(h11.Data(data=text))
+            if not self._is_head:
+                await self._send(h11.Data(data=text))
             await self._send(h11.EndOfMessage())
 
     async def linger(self) -> None:
