@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -202,6 +203,19 @@ def test_a_killed_server_leaves_no_shared_memory(own_postgres: LocalPostgres) ->
     assert segment in segments()
     own_postgres.stop("kill")
     assert segment not in segments()
+
+
+@ON_LINUX
+@pytest.mark.skipif(not AS_ROOT, reason="only root's server runs as another user")
+def test_as_root_no_shared_memory_is_freed_that_is_not_of_the_servers_user(tmp_path: Path) -> None:
+    segment = ctypes.CDLL(None).shmget(0, 4096, 0o600)
+    data = tmp_path / "data"
+    data.mkdir()
+    for owner, is_left in ((pwd.getpwnam("nobody").pw_uid, True), (0, False)):
+        (data / "postmaster.pid").write_text("1\n" * 6 + f"17 {segment}\n")
+        os.chown(data, owner, -1)
+        _postgres_keeper._forget_killed(tmp_path)
+        assert (str(segment) in segments()) is is_left
 
 
 def test_two_servers_run_at_once_without_seeing_each_other(

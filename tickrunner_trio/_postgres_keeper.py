@@ -59,11 +59,26 @@ def _pid_file(directory: Path) -> list[str]:
 
 
 def _forget_killed(directory: Path) -> None:
-    """Free what a killed postmaster left in the kernel: a System V segment, which goes with no directory."""
+    """Free what a killed postmaster left in the kernel: a System V segment, which goes with no directory.
+
+    The server's user may write anything into the file, and we may be root: so it has to be a segment of that user.
+    """
     lines = _pid_file(directory)
     if len(lines) > 6 and len(lines[6].split()) == 2:
-        ctypes.CDLL(None).shmctl(int(lines[6].split()[1]), 0, None)  # 0 is IPC_RMID
+        segment = lines[6].split()[1]
+        if _owner_of(segment) in (None, (directory / "data").stat().st_uid):
+            ctypes.CDLL(None).shmctl(int(segment), 0, None)  # 0 is IPC_RMID
     (directory / "data" / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _owner_of(segment: str) -> int | None:
+    """The user of a System V segment; None if there is none, or where the system does not tell, as Linux does."""
+    with contextlib.suppress(OSError):
+        for row in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
+            _, number, _, _, _, _, _, user, *_ = row.split()
+            if number == segment:
+                return int(user)
+    return None
 
 
 def clear_away(directory: Path) -> None:
