@@ -50,14 +50,15 @@ _TRAPS = {"=": ("text", "int", "oid", "name"), "<>": ("text", "int"), "||": ("te
 
 
 async def test_no_operator_of_a_search_path_takes_the_place_of_postgresqls_own(dsn: str) -> None:
-    do(dsn, "CREATE SCHEMA trap")
+    traps = ["CREATE SCHEMA trap"]
     for number, (operator, kinds) in enumerate(_TRAPS.items()):
         result = "text" if operator == "||" else "bool"
         for kind in kinds:
-            function = f"trap.trap_{number} ({kind}, {kind})"
-            do(dsn, f"CREATE FUNCTION {function} RETURNS {result} LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$")
+            function = f"FUNCTION trap.trap_{number} ({kind}, {kind}) RETURNS {result}"
+            traps.append(f"CREATE {function} LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$")
             arguments = f"LEFTARG = {kind}, RIGHTARG = {kind}, FUNCTION = trap.trap_{number}"
-            do(dsn, f"CREATE OPERATOR trap.{operator} ({arguments})")
+            traps.append(f"CREATE OPERATOR trap.{operator} ({arguments})")
+    do(dsn, ";".join(traps))
     # A mark that is empty is one that was reset: it has to be compared with something.
     led_astray = make_conninfo(dsn, options="-c search_path=trap,pg_catalog -c tickrunner_trio.session=")
     held: list[int] = []
