@@ -86,7 +86,7 @@ class Standby(LocalPostgres):
         )
         if copied.returncode != 0:
             raise LocalPostgresError(f"pg_basebackup failed: {copied.stderr}")
-        owner = self.directory.stat()
+        owner = (self.directory / "socket").stat()
         data = self.directory / "data"
         for path in (data, *data.rglob("*")):
             shutil.chown(path, owner.st_uid, owner.st_gid)

@@ -72,7 +72,7 @@ def test_its_table_is_that_of_the_module_and_of_the_routes() -> None:
 def test_its_bounds_are_those_of_the_code() -> None:
     text = " ".join(PAGE.split())
     assert f"{_serving.MOST_CONNECTIONS} connections, {_serving.LONGEST_HEAD // 1024} KiB of headers" in text
-    assert f"{_serving.LONGEST_BODY // 1024} KiB of body" in text
+    assert f"{_serving.LONGEST_BODY // 1024} KiB of body, {_serving.MOST_LINES} lines of both" in text
     assert f"of at most {_guard.LONGEST_BODY // 1024} KiB, or none" in text
     assert f"{_serving.READ_TIMEOUT:g} seconds for a request and {_serving.SEND_TIMEOUT:g} for each piece" in text
     assert f"{_stream.MOST_STREAMS} readers of events" in text

@@ -21,7 +21,7 @@ from tickrunner_trio import Config, MemoryLocker, Service, Supervisor
 from tickrunner_trio.admin import _serving, serve_admin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from tickrunner_trio import Tick
 
@@ -116,9 +116,13 @@ async def test_a_client_of_http_1_0_is_answered() -> None:
         b"CONNECT evil.example:443 HTTP/1.1\r\nHost: a\r\n\r\n",
         b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",  # no answer to HEAD has a body
+        b"HEAD * HTTP/1.1\r\nHost: a\r\n\r\n",
     ],
 )
-async def test_what_is_no_http_is_refused_before_the_application_hears_of_it(sent: bytes) -> None:
+async def test_what_is_no_http_is_refused_before_the_application_hears_of_it(
+    sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     echo = Echo()
     async with served(echo) as port:
         answer = await exchange(port, sent)
@@ -126,6 +130,7 @@ async def test_what_is_no_http_is_refused_before_the_application_hears_of_it(sen
         assert answer.headers["connection"] == "close"
         assert (await ask(port, "GET", "/")).status == 200
     assert len(echo.scopes) == 1
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
@@ -142,6 +147,33 @@ async def test_what_is_too_long_is_refused_and_the_client_can_read_why(sent: byt
     async with served(echo) as port:
         assert (await exchange(port, sent)).status == status
     assert echo.scopes == []
+
+
+def with_headers(lines: int) -> bytes:
+    return request("GET", "/", {f"X-{number}": "" for number in range(lines - request("GET", "/").count(b"\n"))})
+
+
+def with_chunks(lines: int) -> bytes:
+    head = request("POST", "/", {"Transfer-Encoding": "chunked"})
+    return head + b"1\r\nx\r\n" * ((lines - head.count(b"\n")) // 2 - 1) + b"0\r\n\r\n"
+
+
+def with_trailers(lines: int) -> bytes:
+    head = request("POST", "/", {"Transfer-Encoding": "chunked"}) + b"0\r\n"
+    return head + b"a:\r\n" * (lines - head.count(b"\n") - 1) + b"\r\n"
+
+
+@pytest.mark.parametrize("made", [with_headers, with_chunks, with_trailers])
+async def test_a_request_of_more_lines_than_anybody_needs_is_refused_for_each_takes_time(
+    made: Callable[[int], bytes],
+) -> None:
+    most, more = made(_serving.MOST_LINES), made(_serving.MOST_LINES + 2)
+    assert _serving.MOST_LINES - 1 <= most.count(b"\n") <= _serving.MOST_LINES
+    echo = Echo()
+    async with served(echo) as port:
+        assert (await exchange(port, most)).status == 200
+        assert (await exchange(port, more)).status == 431
+    assert len(echo.scopes) == 1
 
 
 # -- Slow and idle clients ---------------------------------------------------------------------------------------------

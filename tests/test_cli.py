@@ -49,6 +49,11 @@ def among_the_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("ticking", None)
 
 
+def test_what_lies_in_the_current_directory_is_not_loaded_where_python_is_told_so() -> None:
+    status, _, errors = run_to_end("check", "ticking:quick", PYTHONSAFEPATH="1")
+    assert (status, errors.startswith("tickrunner: there is no module 'ticking'")) == (2, True)
+
+
 # How run is stopped by signals
 
 
@@ -632,7 +637,7 @@ def test_json_is_valid_whatever_extra_holds() -> None:
 
 
 def test_a_record_with_a_stack_shows_it_below_its_line() -> None:
-    assert TextFormatter().format(_record(stack_info="Stack:\n  here")).splitlines()[1:] == ["Stack:", "  here"]
+    assert TextFormatter().format(_record(stack_info="Stack:\n  here")).splitlines()[1:] == ["  Stack:", "    here"]
 
 
 def test_without_a_stdout_there_is_nothing_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -701,7 +706,17 @@ def test_a_placeholder_stands_for_what_cannot_be_shown(
 def test_no_error_text_commands_the_terminal() -> None:
     error = OSError("\x1b[2J\ud800")
     line = TextFormatter().format(_record(exc_info=(OSError, error, None)))
-    assert line.endswith("\nOSError: \\x1b[2J\\ud800")
+    assert line.endswith("\n  OSError: \\x1b[2J\\ud800")
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r", "\r\n", "\x0b", "\x85", "\u2028"])
+def test_no_text_passes_itself_off_as_a_record(line_break: str) -> None:
+    forged = f"gone{line_break}2026-01-02T03:04:05.678+00:00 INFO     expiry: tick succeeded"
+    error = OSError(forged)
+    error.add_note(forged)
+    text = TextFormatter().format(_record(msg=forged, file=forged, exc_info=(OSError, error, None), stack_info=forged))
+    assert [line for line in text.splitlines() if not line.startswith("  ")] == text.splitlines()[:1]
+    assert text.count("tick succeeded") == 5
 
 
 def test_text_puts_the_extra_behind_the_message() -> None:

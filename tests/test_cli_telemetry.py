@@ -17,11 +17,14 @@ from typing import Any
 
 import pytest
 from cli_processes import PROGRAMS, run_to_end, started
+from opentelemetry.util.re import parse_env_headers
 from otlp_receiver import Receiver, receiver, values
 from prometheus import free_port
 
 import tickrunner_trio
 from tickrunner_trio import Outcome
+from tickrunner_trio._cli_errors import UsageError
+from tickrunner_trio._cli_sdk import Sdk
 from tickrunner_trio._cli_telemetry import FLUSH_SECONDS, exporters_asked_for
 from tickrunner_trio._demo import _telemetry
 
@@ -234,6 +237,15 @@ def test_each_process_is_an_instance_of_its_own_under_one_name() -> None:
     assert {resource["service.name"] for resource in resources} == {"ticking"}
     assert len({resource["service.instance.id"] for resource in resources}) == 2
     assert collector.logs == collector.metrics == []
+
+
+def test_a_key_in_headers_that_cannot_be_read_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UsageError, match="not installed"):
+        Sdk("app", {"traces": ["absent"]})
+    parse_env_headers("authorization: Bearer sesame", liberal=True)
+    parse_env_headers("authorization: Bearer sesame")
+    assert caplog.text.count("***") == 2
+    assert "sesame" not in caplog.text
 
 
 def test_what_the_environment_says_of_the_resource_stands() -> None:

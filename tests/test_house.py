@@ -103,10 +103,18 @@ def test_the_workflow_runs_the_line_of_the_readme_on_each_supported_python() -> 
     assert "      - run: python -m pip install nox && nox -s tests\n" in WORKFLOWS["ci.yml"]
 
 
-def test_actions_are_pinned_by_version() -> None:
+def test_actions_are_pinned_by_commit_since_a_tag_can_be_moved() -> None:
     used = [name for each in WORKFLOWS.values() for name in re.findall(r"uses: (.*)", each)]
     assert used
-    assert [name for name in used if not re.fullmatch(r"[\w./-]+@v\d+\.\d+\.\d+", name)] == []
+    assert [name for name in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", name)] == []
+    assert len({name.partition("@")[0] for name in used}) == len(set(used))
+
+
+def test_what_is_published_is_out_of_reach_before_any_dependency_runs() -> None:
+    build, _ = WORKFLOWS["release.yml"].split("\n  publish:\n")
+    before, _, after = build.partition("actions/upload-artifact@")
+    assert re.findall(r"pip install (.*?) &&|nox -s", before) == ["build"]
+    assert "nox -s package" in after
 
 
 def test_only_the_job_that_publishes_may_do_more_than_read() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -204,6 +205,19 @@ def test_a_killed_server_leaves_no_shared_memory(own_postgres: LocalPostgres) ->
     assert segment not in segments()
 
 
+@ON_LINUX
+@pytest.mark.skipif(not AS_ROOT, reason="only root's server runs as another user")
+def test_as_root_no_shared_memory_is_freed_that_is_not_of_the_servers_user(tmp_path: Path) -> None:
+    segment = ctypes.CDLL(None).shmget(0, 4096, 0o600)
+    data = tmp_path / "data"
+    data.mkdir()
+    for owner, is_left in ((pwd.getpwnam("nobody").pw_uid, True), (0, False)):
+        (data / "postmaster.pid").write_text("1\n" * 6 + f"17 {segment}\n")
+        os.chown(data, owner, -1)
+        _postgres_keeper._forget_killed(tmp_path)
+        assert (str(segment) in segments()) is is_left
+
+
 def test_two_servers_run_at_once_without_seeing_each_other(
     postgres: LocalPostgres, own_postgres: LocalPostgres
 ) -> None:
@@ -367,6 +381,23 @@ def test_as_root_binaries_and_temporary_directory_may_lie_where_only_root_gets_i
             assert answers(server.dsn)
             assert server.directory.parent == Path("/tmp")
         assert os.listdir(home) == ["site-packages"]
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root's server runs as another user")
+def test_as_root_the_servers_user_can_put_nothing_in_the_place_of_what_root_writes(postgres: LocalPostgres) -> None:
+    nobody, where = pwd.getpwnam("nobody"), postgres.directory
+    for attack in (["ln", "-s", "/etc/passwd", where / "password"], ["rm", "-f", where / "log"]):
+        done = subprocess.run(
+            attack,
+            user=nobody.pw_uid,
+            group=nobody.pw_gid,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Permission denied" in done.stderr
+    assert (where / "data").stat().st_uid == nobody.pw_uid  # it is that user's server that was attacked
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="the other tests run as an ordinary user already")

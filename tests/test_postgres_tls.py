@@ -34,7 +34,7 @@ def make_certificate(directory: Path) -> None:
     command += ["-days", "2", "-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"]
     command += ["-keyout", str(directory / "server.key"), "-out", str(directory / "server.crt")]
     subprocess.run(command, check=True, capture_output=True)
-    owner = directory.stat()
+    owner = (directory / "socket").stat()
     for path in (directory / "server.key", directory / "server.crt"):
         path.chmod(0o600)
         if os.geteuid() == 0:

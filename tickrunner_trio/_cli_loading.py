@@ -34,7 +34,8 @@ _EXAMPLE = "write it as module:attribute, for example myapp.background:services"
 def load(target: str) -> OpenServices:
     """Import the module of ``module:attribute`` and return what opens the services that the attribute stands for.
 
-    The current directory is put in front of the import path, as ``python -m`` does. Dots in the attribute descend.
+    The current directory is put in front of the import path, as ``python -m`` does, which does not either where
+    ``PYTHONSAFEPATH`` or ``-P`` says so. Dots in the attribute descend.
 
     Raises:
         UsageError: the target is no ``module:attribute``, or its module or attribute cannot be had, or is of no use.
@@ -56,7 +57,7 @@ def _module(name: str) -> object:
     if not all(name.split(".")):
         raise UsageError(f"{name!r} is not an absolute module name: {_EXAMPLE}")
     here = str(Path.cwd())
-    if here not in sys.path:
+    if here not in sys.path and not sys.flags.safe_path:
         sys.path.insert(0, here)
     try:
         return importlib.import_module(name)

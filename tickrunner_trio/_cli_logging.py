@@ -82,6 +82,9 @@ def _extra(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
 class TextFormatter(logging.Formatter):
     """``time level component message key=value ...``, and the traceback below it.
 
+    Only a record begins a line: what follows a line break, in whatever text, is indented, so that the text of an error
+    cannot pass itself off as a record of its own.
+
     The request id comes last, in brackets, and only its first 8 digits: enough to find the lines of one tick. The ids
     of trace and span are for machines, and left out.
     """
@@ -100,7 +103,7 @@ class TextFormatter(logging.Formatter):
             lines.append(safely(self.formatException, record.exc_info))
         if record.stack_info:
             lines.append(self.formatStack(record.stack_info))
-        return printable("\n".join(lines))
+        return printable("\n".join(lines)).replace("\n", "\n  ")
 
 
 class JsonFormatter(logging.Formatter):

@@ -74,6 +74,8 @@ class Sdk:
     """
 
     def __init__(self, name: str, exporters: Mapping[str, Sequence[str]]) -> None:
+        # The SDK quotes headers that it cannot read, of which the usual one is a key: `authorization: Bearer ...`.
+        logging.getLogger("opentelemetry.util.re").addFilter(_without_values)
         made = {signal: [_exporter(signal, each) for each in names] for signal, names in exporters.items()}
         resource = _resource(name)
         set_as_global: list[Callable[[], None]] = []
@@ -152,6 +154,12 @@ class _OtlpHandler(LoggingHandler):
 
     def flush(self) -> None:
         """Do nothing: the provider is flushed when it is shut down, and not by a thread that logging starts at exit."""
+
+
+def _without_values(record: logging.LogRecord) -> bool:
+    """Blot out the values in the text of a record: a filter that lets all pass."""
+    record.args = ("***",) * len(record.args or ())
+    return True
 
 
 def _plain(record: logging.LogRecord) -> logging.LogRecord:

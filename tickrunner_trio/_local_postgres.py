@@ -150,7 +150,7 @@ class LocalPostgres:
     @property
     def socket_dsn(self) -> str:
         """The same as `dsn`, over the unix socket."""
-        where = f"?host={quote(str(self._directory), safe='')}&port={self._address['port']}"
+        where = f"?host={quote(str(self.directory / 'socket'), safe='')}&port={self._address['port']}"
         return "postgresql://postgres:{password}@/postgres".format(**self._address) + where
 
     def start(self) -> None:

@@ -3,6 +3,13 @@
 It takes commands as lines of JSON on stdin, one at a time, replies to each on stdout, and clears away when stdin ends.
 `_local_postgres` starts it, says what for, and draws who dies with whom.
 
+Root's server runs as another user, whom nothing obliges to be ours alone: other programs run as ``nobody`` too. So what
+root writes or opens lies where that user can make, move and replace nothing::
+
+    tickrunner-postgres-...   of the keeper, entered by the server's group
+        log, password, copy   of the keeper; what is in the second is read by the server's user
+        data, socket          of the server's user alone
+
 A leaf: it imports the standard library only, because it starts as a bare script, and must start fast.
 """
 
@@ -52,11 +59,26 @@ def _pid_file(directory: Path) -> list[str]:
 
 
 def _forget_killed(directory: Path) -> None:
-    """Free what a killed postmaster left in the kernel: a System V segment, which goes with no directory."""
+    """Free what a killed postmaster left in the kernel: a System V segment, which goes with no directory.
+
+    The server's user may write anything into the file, and we may be root: so it has to be a segment of that user.
+    """
     lines = _pid_file(directory)
     if len(lines) > 6 and len(lines[6].split()) == 2:
-        ctypes.CDLL(None).shmctl(int(lines[6].split()[1]), 0, None)  # 0 is IPC_RMID
+        segment = lines[6].split()[1]
+        if _owner_of(segment) in (None, (directory / "data").stat().st_uid):
+            ctypes.CDLL(None).shmctl(int(segment), 0, None)  # 0 is IPC_RMID
     (directory / "data" / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _owner_of(segment: str) -> int | None:
+    """The user of a System V segment; None if there is none, or where the system does not tell, as Linux does."""
+    with contextlib.suppress(OSError):
+        for row in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
+            _, number, _, _, _, _, _, user, *_ = row.split()
+            if number == segment:
+                return int(user)
+    return None
 
 
 def clear_away(directory: Path) -> None:
@@ -123,8 +145,10 @@ class _Keeper:
         for parent in dict.fromkeys((temporary, "/tmp", "/var/tmp")):  # noqa: S108  # mkdtemp makes it unguessable
             with contextlib.suppress(OSError):
                 self.directory = path = Path(tempfile.mkdtemp(prefix="tickrunner-postgres-", dir=parent))
-                fits = len(os.fsencode(path / ".s.PGSQL.65535")) <= _SOCKET_PATH_BYTES and not _UNFIT & set(str(path))
-                if fits and (self._owner is None or self._given(path)):
+                longest = path / "socket" / ".s.PGSQL.65535"
+                fits = len(os.fsencode(longest)) <= _SOCKET_PATH_BYTES and not _UNFIT & set(str(path))
+                if fits and (self._owner is None or self._is_entered(path)):
+                    self._give("socket")
                     return
                 shutil.rmtree(path)
         raise LocalPostgresError(
@@ -132,14 +156,21 @@ class _Keeper:
             f"with a short path without any of {' '.join(sorted(_UNFIT))}, which 'nobody' can enter if you are root"
         )
 
-    def _given(self, path: Path) -> bool:
-        """Whether the server's user got the directory, and can get at it through those above."""
+    def _is_entered(self, path: Path) -> bool:
+        """Whether the server's user, whom it now lets in, can get at it through those above."""
         assert self._owner is not None
         try:
-            os.chown(path, *self._owner)
-            return self._status_of(["test", "-w", str(path)]) == 0
+            os.chown(path, -1, self._owner[1])
+            path.chmod(0o710)
+            return self._status_of(["test", "-x", str(path)]) == 0
         except (OSError, subprocess.SubprocessError):
             return False
+
+    def _give(self, name: str) -> None:
+        """Make a directory that is the server's user's alone."""
+        (self.directory / name).mkdir()
+        if self._owner is not None:
+            os.chown(self.directory / name, *self._owner)
 
     def _initialise(self) -> None:
         if self._owner is not None and not self._runs():
@@ -150,6 +181,7 @@ class _Keeper:
         password_file.write_text(self._password)
         if self._owner is not None:
             os.chown(password_file, *self._owner)
+        self._give("data")
         command = [str(self._bin_dir / "initdb"), "--no-sync", "--encoding=UTF8", "--locale=C", "--username=postgres"]
         command += ["--auth=scram-sha-256", f"--pwfile={password_file}", f"--pgdata={self.directory / 'data'}"]
         # Without TZ it compares all time zones with the machine's.
@@ -171,7 +203,6 @@ class _Keeper:
 
         A hard link would do for the way, but not for files that pip wrote under the umask 077.
         """
-        assert self._owner is not None
         prefix = self._bin_dir.parent
         package = prefix.parent
         # A wheel's programs look for shared libraries in "<package>.libs" beside the package: keep what is beside what.
@@ -186,13 +217,13 @@ class _Keeper:
         if libraries.exists():
             shutil.copytree(libraries, copy / libraries.name)
         for path in (copy, *copy.rglob("*")):
-            os.chown(path, *self._owner)
+            path.chmod(0o755)
         return target / "bin"
 
     def _launched(self, port: int, *, last: bool) -> bool:
         """Start the server and wait until it is ready. False: somebody took the port, and this was not the last try."""
         command = [str(self._bin_dir / "postgres"), "-D", str(self.directory / "data")]
-        places = [f"port={port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={self.directory}"]
+        places = [f"port={port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={self.directory / 'socket'}"]
         for setting in (*self._settings, *places):
             command += ["-c", setting]
         # Nobody writes to its stdout, but every backend holds it: its end tells that the last one is gone.

@@ -52,11 +52,11 @@ if TYPE_CHECKING:
 # that was made while the tables were small would read all of them ever after, 0.3 s for 100,000 runs; and to make one
 # anew for each statement triples the time of a single result. The last two are for what arrays and times are as text.
 _SETTINGS = (
-    b"SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)"
-    b" || pg_catalog.set_config('enable_seqscan', 'off', false)"
-    b" || pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', false)"
-    b" || pg_catalog.set_config('array_nulls', 'on', false)"
-    b" || pg_catalog.set_config('extra_float_digits', '1', false)"
+    b"SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false),"
+    b" pg_catalog.set_config('enable_seqscan', 'off', false),"
+    b" pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', false),"
+    b" pg_catalog.set_config('array_nulls', 'on', false),"
+    b" pg_catalog.set_config('extra_float_digits', '1', false)"
 )
 _PREFIX = "tickrunner_trio_ledger_"
 
@@ -134,7 +134,7 @@ class LedgerSession(Session):
 
     def _prepare(self, mark: str) -> None:
         super()._prepare(mark)
-        self._connection.ask_row(_SETTINGS, columns=1, deadline=self._deadline())
+        self._connection.ask_row(_SETTINGS, columns=5, deadline=self._deadline())
         statements = ledger_statements(self._schema, IS_OURS.replace("%s", mark))
         for name in statements.__slots__:
             text: str = getattr(statements, name)

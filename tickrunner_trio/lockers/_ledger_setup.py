@@ -59,6 +59,13 @@ _PRIVILEGE = (
     "SELECT has_table_privilege(c.oid, $3) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
     " WHERE n.nspname = $1::name AND c.relname = $2::name"
 )
+# Who owns a table may have code run by whoever writes to it: a trigger runs as the role that set it off.
+_STRANGER = (
+    "SELECT o.rolname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+    " JOIN pg_roles AS o ON o.oid = c.relowner WHERE n.nspname = $1::name AND c.relname = $2::name"
+    " AND NOT o.rolsuper AND o.rolname <> current_user"
+    " AND o.oid <> (SELECT datdba FROM pg_database WHERE datname = current_database())"
+)
 _OTHERS = (
     "SELECT 1 FROM pg_depend AS d JOIN pg_namespace AS n ON d.refclassid = 'pg_namespace'::regclass"
     " AND d.refobjid = n.oid WHERE n.nspname = $1::name LIMIT 1"
@@ -192,6 +199,11 @@ def _problems(reading: Transaction, schema: str) -> Iterator[str]:
             continue
         yield from _missing_columns(schema, name, known)
         yield from _index_problems(schema, name, indexes)
+        for [owner] in reading.ask(_STRANGER, schema, name):
+            yield (
+                f"{table(schema, name)} belongs to the role {owner}, whose triggers would run as this one: let it "
+                "belong to this role or to the owner of the database, or name another schema"
+            )
         for privilege in PRIVILEGES:
             if reading.ask(_PRIVILEGE, schema, name, privilege) != [["t"]]:
                 yield f"the role may not {privilege} on {table(schema, name)}: {use_tables}"

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 _OLDEST_SERVER = 140000  # the first with idle_session_timeout
 
-# Everything is qualified, so that no search_path of the role can put other functions in its place.
+# Everything is qualified, so that no search_path of the role can put other functions in its place; so are operators,
+# the unseen ones too, which are why there is no NULLIF and no USING.
 _BACKEND = b"SELECT pg_catalog.pg_backend_pid()"
 _FACTS = (
     b"SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only'),"
@@ -192,7 +193,8 @@ class Session:
     def _mark_as_ours(self, mark: str) -> None:
         """Set the mark, unless there is one: of another client that shares the session, which would lose it."""
         mine = f"pg_catalog.set_config('{_MARK}', '{mark}', false)"
-        statement = f"SELECT coalesce(nullif(pg_catalog.current_setting('{_MARK}', true), ''), {mine})"
+        there_is = f"pg_catalog.current_setting('{_MARK}', true) OPERATOR(pg_catalog.<>) ''"
+        statement = f"SELECT CASE WHEN {there_is} THEN pg_catalog.current_setting('{_MARK}', true) ELSE {mine} END"
         [found] = self._connection.ask_row(statement.encode(), columns=1, deadline=self._deadline())
         if found != mark:
             raise LockerConfigurationError(SHARED)
