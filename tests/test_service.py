@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import threading
+import weakref
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -1145,3 +1146,39 @@ def test_a_hold_keeps_no_tick() -> None:
             nursery.cancel_scope.cancel()
 
     virtually(main)
+
+
+@pytest.mark.usefixtures("half_jitter")
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize("raised_by", ["work", "locker"])
+def test_an_error_and_what_its_frames_hold_are_gone_with_the_tick_without_the_garbage_collector(
+    raised_by: str, *, forced: bool
+) -> None:
+    """A connection that the work had open would live on for as long as nothing else is collected."""
+
+    class KeptError(Exception):
+        def __init__(self) -> None:
+            raised.append(weakref.ref(self))
+
+    class Failing:
+        async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
+            await trio.lowlevel.checkpoint()
+            raise KeptError
+
+    async def work(tick: Tick) -> None:
+        await trio.sleep(1)
+        raise KeptError
+
+    async def main() -> None:
+        locker = MemoryLocker() if raised_by == "work" else Failing()
+        subject = service(work, locker, on_error=lambda error: None)
+        await (subject.tick() if forced else run_for(25, subject))
+
+    raised: list[weakref.ref[KeptError]] = []
+    gc.disable()
+    try:
+        virtually(main)
+        assert raised
+        assert [kept() for kept in raised if kept() is not None] == []
+    finally:
+        gc.enable()
