@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
 import random
+import signal
+import sys
 import threading
+import weakref
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +18,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import always, names, run_for, service, virtually
+from trio.testing import wait_all_tasks_blocked
 
 from tickrunner_trio import (
     AdvisoryLocker,
@@ -26,6 +32,8 @@ from tickrunner_trio import (
     Service,
     Tick,
     TickReport,
+    _forced,
+    _service,
     request_id,
 )
 from tickrunner_trio._schedule import Schedule
@@ -33,6 +41,7 @@ from tickrunner_trio.testing import Busy, Fails, Grant, ScriptedLocker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from types import FrameType
 
 
 @pytest.fixture
@@ -530,6 +539,67 @@ def test_a_forced_tick_is_answered_also_when_its_work_ends_run() -> None:
     assert [report.outcome for report in reports] == [Outcome.FAILED]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="raises a signal in its own process")
+@pytest.mark.usefixtures("half_jitter")
+def test_a_ctrl_c_at_any_call_under_a_forced_tick_leaves_no_caller_waiting_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The wait for the answer is shielded: nothing would end it, and so the program would not end."""
+    files = {_service.__file__, _forced.__file__}
+    requests: list[_forced.Request] = []
+
+    class Kept(_forced.Request):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            requests.append(self)
+
+    monkeypatch.setattr(_service, "Request", Kept)
+
+    def interrupted_at(nth: int) -> bool:
+        """Whether there was an nth moment at which CPython looks for signals: a call, or the end of one of C's."""
+        seen = 0
+        late: list[_forced.Request] = []
+        locker = MemoryLocker()
+        subject = service(Diary(0), locker=locker, interval=10)
+
+        def profile(frame: FrameType, event: str, arg: object) -> None:
+            nonlocal seen
+            if frame.f_code.co_filename in files and event in ("call", "c_return"):
+                seen += 1
+                if seen == nth:
+                    signal.raise_signal(signal.SIGINT)
+
+        async def rescue() -> None:
+            await trio.sleep(100)
+            late.extend(request for request in requests if not request.answered.is_set())
+            for request in late:
+                request.answered.set()
+
+        async def main() -> None:
+            trio.lowlevel.spawn_system_task(rescue)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(subject.run)
+                for forced_at in (1, 5):  # without a hold, and in one
+                    await trio.sleep(forced_at - trio.current_time())
+                    nursery.start_soon(subject.tick)
+                    sys.setprofile(profile)
+                    await trio.sleep(0.5)
+                    sys.setprofile(None)
+                nursery.cancel_scope.cancel()
+
+        requests.clear()
+        with contextlib.suppress(BaseExceptionGroup):
+            virtually(main)
+        sys.setprofile(None)
+        assert not late, f"the caller hung after the {nth}. moment"
+        assert repr(locker) == "<MemoryLocker: 0 held>"
+        assert subject._run_task is None
+        return seen >= nth
+
+    moments = next(nth for nth in itertools.count(1) if not interrupted_at(nth))
+    assert moments > 10
+
+
 def test_without_run_two_forced_ticks_at_once_exclude_each_other() -> None:
     subject = service(Diary(1), MemoryLocker())
     outcomes: list[Outcome] = []
@@ -856,6 +926,56 @@ def test_two_tasks_cannot_run_one_service() -> None:
     virtually(main)
 
 
+@pytest.mark.parametrize("call", ["drain", "tick"])
+def test_another_thread_or_trio_run_is_refused_and_the_service_goes_on(call: str) -> None:
+    """Trio would raise when half of it was done, and the service would never wake again."""
+
+    def in_another_thread() -> None:
+        if call == "drain":
+            subject.drain()
+        else:
+            trio.run(subject.tick)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            await wait_all_tasks_blocked()
+            with pytest.raises(RuntimeError, match=f"{call} was called outside of the Trio run in which run is active"):
+                await trio.to_thread.run_sync(in_another_thread)
+            assert (await subject.tick()).outcome is Outcome.SUCCESS
+            subject.drain()
+
+    subject = service(nothing, interval=100)
+    trio.run(main)
+    assert trio.run(subject.tick).outcome is Outcome.CANCELLED  # drained, and no run is active
+
+
+@pytest.mark.usefixtures("half_jitter")
+def test_run_can_be_cancelled_also_where_a_locker_shields_all_that_it_does() -> None:
+    """A hold's sleep within the shield is no checkpoint of the loop's own."""
+
+    class Shielding:
+        def __init__(self) -> None:
+            self.inner = MemoryLocker()
+
+        async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
+            with trio.CancelScope(shield=True):
+                return await self.inner.with_advisory_lock(lock_id, fn)
+
+    async def main() -> None:
+        with trio.move_on_after(25):
+            await subject.run()
+        assert trio.current_time() == 32.5  # when the hold ended in which it came
+
+    async def work(tick: Tick) -> None:
+        await trio.sleep(1)
+        if tick.number > 9:
+            subject.drain()  # or this test would not end
+
+    subject = service(work, Shielding())
+    virtually(main)
+
+
 def test_a_service_can_be_run_again_after_it_was_cancelled() -> None:
     work = Diary()
     subject = service(work)
@@ -1026,3 +1146,39 @@ def test_a_hold_keeps_no_tick() -> None:
             nursery.cancel_scope.cancel()
 
     virtually(main)
+
+
+@pytest.mark.usefixtures("half_jitter")
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize("raised_by", ["work", "locker"])
+def test_an_error_and_what_its_frames_hold_are_gone_with_the_tick_without_the_garbage_collector(
+    raised_by: str, *, forced: bool
+) -> None:
+    """A connection that the work had open would live on for as long as nothing else is collected."""
+
+    class KeptError(Exception):
+        def __init__(self) -> None:
+            raised.append(weakref.ref(self))
+
+    class Failing:
+        async def with_advisory_lock(self, lock_id: int, fn: Callable[[Lease], Awaitable[None]]) -> bool:
+            await trio.lowlevel.checkpoint()
+            raise KeptError
+
+    async def work(tick: Tick) -> None:
+        await trio.sleep(1)
+        raise KeptError
+
+    async def main() -> None:
+        locker = MemoryLocker() if raised_by == "work" else Failing()
+        subject = service(work, locker, on_error=lambda error: None)
+        await (subject.tick() if forced else run_for(25, subject))
+
+    raised: list[weakref.ref[KeptError]] = []
+    gc.disable()
+    try:
+        virtually(main)
+        assert raised
+        assert [kept() for kept in raised if kept() is not None] == []
+    finally:
+        gc.enable()

@@ -17,7 +17,7 @@ from tickrunner_trio import Config, HealthState, MemoryLocker, Outcome, Service,
 from tickrunner_trio.testing import ScriptedLocker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +135,48 @@ def test_a_group_of_exceptions_out_of_run_is_a_crash_like_any_other() -> None:
     subject = Crashing("crashing", (0, ExceptionGroup("", [ValueError()])))
     virtually(run_supervisor_for, 10, Supervisor([subject]))
     assert subject.entered == [0, 1]
+
+
+@pytest.mark.parametrize("drained", [False, True])
+@pytest.mark.parametrize("as_group", [False, True])
+def test_a_cancel_scope_that_work_leaves_open_ends_neither_its_service_nor_its_siblings(
+    caplog: pytest.LogCaptureFixture, *, drained: bool, as_group: bool
+) -> None:
+    """The nursery would take it for a cancellation of everything, and `run` return as if it had been drained."""
+
+    async def pages() -> AsyncIterator[int]:
+        with trio.move_on_after(15):
+            for page in range(10):
+                yield page
+
+    async def careless(tick: Tick) -> None:
+        starts.append(trio.current_time())
+        if not left_open:
+            left_open.append(pages())
+            async for _ in left_open[0]:
+                break
+        elif as_group and len(starts) == 2:  # the scope cancels all that is in this nursery
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep, 6)
+                await trio.sleep(6)
+
+    left_open: list[AsyncIterator[int]] = []
+    starts: list[float] = []
+    sibling = Work()
+    services = [
+        service(each, MemoryLocker(), name=name) for name, each in (("careless", careless), ("sibling", sibling))
+    ]
+    supervisor = Supervisor(services, drain_timeout=3)
+    if drained:
+        assert virtually(drained_at, 95, supervisor) == 95
+    else:
+        virtually(run_supervisor_for, 95, supervisor)
+    assert starts == [0, 10, *range(16, 95, 10)]
+    assert sibling.starts == [*range(0, 95, 10)]
+    [record] = caplog.records
+    assert record.getMessage() == "service careless crashed; it is run again in 1 seconds"
+    assert record.exc_info is not None
+    assert "has left a cancel scope open" in str(record.exc_info[1])
 
 
 def test_a_crash_is_logged_with_its_traceback_its_service_and_its_backoff(caplog: pytest.LogCaptureFixture) -> None:
@@ -393,6 +435,22 @@ def test_started_comes_before_any_service_has_done_anything(_again: int) -> None
 
     virtually(main)
     assert (told, subject.entered, work.starts) == ([0], [0], [0])
+
+
+def test_a_drain_in_another_thread_is_refused_and_one_in_the_right_thread_then_works() -> None:
+    """Trio would raise when half of it was done, after which no drain did anything any more."""
+
+    async def main() -> None:
+        supervisor = Supervisor([service(nothing)])
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            with pytest.raises(RuntimeError, match=r"drain was called outside .* trio.from_thread.run_sync\(drain"):
+                await trio.to_thread.run_sync(supervisor.drain)
+            assert supervisor.state == "running"
+            await trio.to_thread.run_sync(trio.from_thread.run_sync, supervisor.drain)
+        supervisor.drain()
+
+    trio.run(main)
 
 
 def test_two_tasks_cannot_run_one_supervisor_and_the_first_does_not_notice() -> None:

@@ -161,6 +161,7 @@ class Attempt:
             elif self.outcome is None:
                 self._work_did_not_run(had)
         finally:
+            error = None  # whose traceback has this frame in it: only the garbage collector would end that circle
             set_request_id(before)
             shared.under_way.remove(self)
 
@@ -188,6 +189,10 @@ class Attempt:
             self._dropped = True
             if self._approach is not None:
                 self._approach.cancel()
+
+    def let_go(self) -> None:
+        """Keep neither the error nor the report: by its traceback the error leads back here, a circle as in `run`."""
+        self.error = self._report = None
 
     def report_dropped(self) -> None:
         """Report CANCELLED for an attempt that will not be run."""
@@ -258,6 +263,7 @@ class Attempt:
                 except BaseException as raised:  # noqa: ASYNC103 - raised again below, after the report
                     error = raised
                 self._judge(lease, scope, error)
+                error = None  # as in `run`
             if self._then is not None:
                 set_request_id(None)
                 try:

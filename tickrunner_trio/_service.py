@@ -104,8 +104,10 @@ class Service:
         "_requests",
         "_run_task",
         "_schedule",
+        "_served",
         "_shared",
         "_startup_pass",
+        "_trio_token",
         "_under_way",
         "_utc_offset",
     )
@@ -143,7 +145,9 @@ class Service:
         self._number = 0
         self._drained = False
         self._run_task: trio.lowlevel.Task | None = None
+        self._trio_token: trio.lowlevel.TrioToken | None = None  # of the Trio run in which `run` was called last
         self._requests: list[Request] = []  # few at a time
+        self._served: Request | None = None  # the one that is executed now
         self._alarm = Alarm()  # under which the task of `run` sleeps
         self._has_slept = False  # since the last tick, in its hold: to let others run once more would take 5 us
         # Around `run`; cancelled when a tick is dropped, which is its last one. None: no tick waits for its lock.
@@ -210,7 +214,12 @@ class Service:
 
         No new tick starts, a tick whose work has not begun is dropped (CANCELLED), and a hold ends. Synchronous and
         idempotent; to be called in Trio's thread.
+
+        Raises:
+            RuntimeError: `run` is active in another thread or Trio run; nothing was done.
         """
+        if self._run_task is not None:
+            check_trio_run(self._trio_token, "drain", "trio.from_thread.run_sync")
         self._drained = True
         surroundings = simulated.get()
         if surroundings is not None:
@@ -245,23 +254,26 @@ class Service:
                 schedule = self._schedule = Schedule(entered_at + self._first_wait(), self.interval)
                 startup = await self._run_startup(entered_at)
                 schedule = self._schedule  # a success has begun another one
-                while True:  # noqa: ASYNC913 - it passes the checkpoint by only where it has slept since the last one
+                while True:
                     now = trio.current_time()
                     if not (self._requests or self._drained or schedule.next_at <= now):
                         await self._alarm.sleep_until(schedule.next_at)
                         now = trio.current_time()
-                    elif not self._has_slept:
+                    elif self._has_slept:
+                        await trio.lowlevel.checkpoint_if_cancelled()  # the sleep may have been in a locker's shield
+                    else:
                         await trio.lowlevel.checkpoint()
                         now = trio.current_time()
                     self._has_slept = False
                     if self._requests:
-                        await self._serve(self._requests.pop(0))
+                        await self._serve()
                         now = trio.current_time()
                     if self._drained:
                         return
                     if schedule.next_at <= now:
                         attempt = self._attempt(startup or self._config.work, self._take_slot(schedule, now))
                         await attempt.run(self._hold)
+                        attempt.let_go()
                         if attempt.turn is not None:
                             self._heed(attempt, attempt.turn)
                         if startup is not None and self._startup_is_done(attempt):
@@ -270,6 +282,7 @@ class Service:
             crashed = True
             raise
         finally:
+            self._run_task = self._schedule = None  # not a call later, upon which a Ctrl-C may come
             self._end_run(crashed=crashed)
 
     async def tick(self) -> TickReport:
@@ -283,7 +296,8 @@ class Service:
 
         Raises:
             RuntimeError: called by the work of this very service, in the task that would have to execute it. From
-                another task that the work waits for, it hangs until ``tick_timeout`` or a drain.
+                another task that the work waits for, it hangs until ``tick_timeout`` or a drain. Or `run` is active in
+                another Trio run.
 
         Cancellation handling: the tick is cancelled with its caller, which waits until the work has stopped.
         """
@@ -293,6 +307,8 @@ class Service:
                 f"the work of {self.name} awaits a tick of its own service, which would wait for that work for ever: "
                 "loop within the work instead"
             )
+        if self._run_task is not None:
+            check_trio_run(self._trio_token, "tick", "trio.from_thread.run")
         approach = trio.CancelScope()
         attempt = self._attempt(self._config.work, trio.current_time(), approach, forced=True)
         if self._drained:
@@ -302,7 +318,10 @@ class Service:
                 await attempt.run()
         else:
             await self._have_served(Request(attempt, approach))
-        return attempt.report()
+        try:
+            return attempt.report()
+        finally:
+            attempt.let_go()
 
     # What the loop does.
 
@@ -316,6 +335,7 @@ class Service:
         self._heard = (trio.lowlevel.current_clock(), trio.current_time())
         self._utc_offset = utc_offset()
         self._meter.run_is_under_way(trio.current_time() + self._utc_offset)
+        self._trio_token = trio.lowlevel.current_trio_token()
         self._run_task = trio.lowlevel.current_task()  # last: nobody takes it back if the locker, or a Ctrl-C, raises
 
     def _new_approach(self) -> trio.CancelScope | None:
@@ -327,11 +347,13 @@ class Service:
         return trio.CancelScope()
 
     def _end_run(self, *, crashed: bool) -> None:
-        self._run_task = self._schedule = None
         # A service that ended in order is not late; one that crashed is, until somebody runs it again.
         if not crashed:
             self._heard = None
             self._meter.run_is_under_way(None)
+        if self._served is not None:  # a Ctrl-C came before its answer
+            self._served.answer_dropped()
+            self._served = None
         self._drop_requests()
 
     async def _run_startup(self, entered_at: float) -> Callable[[Tick], Awaitable[None]] | None:
@@ -342,6 +364,7 @@ class Service:
         attempt = self._startup_pass = self._attempt(startup, entered_at)
         await attempt.run(self._hold)
         self._startup_pass = None
+        attempt.let_go()
         if attempt.turn is not None:
             self._heed(attempt, attempt.turn)
         return None if self._startup_is_done(attempt) else startup
@@ -393,6 +416,7 @@ class Service:
         """
         if attempt.turn is not None:
             return  # the ledger knows when it is due, whoever asks
+        attempt.let_go()  # a hold may last for nine tenths of the interval, and the sleep in it for longer
         schedule, outcome, config = self._schedule, _outcome_of(attempt), self._config
         assert schedule is not None  # `run` is under way
         if attempt is self._startup_pass and outcome is Outcome.SUCCESS and config.cadence == "cluster":
@@ -413,7 +437,7 @@ class Service:
             if self._requests:
                 if timed is not None and not timed.let_go_after(math.inf):
                     break  # the hold has just ended: the tick will get a lock of its own
-                await self._serve(self._requests.pop(0), lease)
+                await self._serve(lease)
             elif timed is None:
                 await self._alarm.sleep_until(held_until)
             elif timed.let_go_after(held_until - now):
@@ -427,9 +451,12 @@ class Service:
         if schedule.missed > missed:
             self._meter.slots_missed(schedule.missed - missed)
 
-    async def _serve(self, request: Request, lease: Lease | None = None) -> None:
-        """Execute a forced tick in the task of `run`, under the lock that is held already, if there is one."""
+    async def _serve(self, lease: Lease | None = None) -> None:
+        """Execute the next forced tick in the task of `run`, under the lock that is held already, if there is one."""
         self._has_slept = False
+        # At each moment it is where `_end_run` finds it: its caller waits for the answer whatever is cancelled.
+        request = self._served = self._requests[0]
+        del self._requests[0]
         try:
             with request.scope:
                 await (request.attempt.run() if lease is None else request.attempt.run_under(lease))
@@ -437,6 +464,7 @@ class Service:
                     self._heed(request.attempt, request.attempt.turn)
         finally:
             request.answer_dropped()
+            self._served = None
 
     async def _have_served(self, request: Request) -> None:
         """Hand a forced tick to the task of `run` and wait for its answer; cancel it if the caller is cancelled."""
@@ -516,6 +544,22 @@ class Service:
         surroundings = simulated.get()
         if surroundings is not None:
             surroundings.overhear(attempt.report())
+
+
+def check_trio_run(token: trio.lowlevel.TrioToken | None, called: str, remedy: str) -> None:
+    """Raise RuntimeError in any other thread or Trio run than that of the token, before anything is done to its tasks.
+
+    Trio would raise too, but when half of it was done: a task that counts as woken, and sleeps for ever.
+    """
+    try:
+        here = trio.lowlevel.current_trio_token()
+    except RuntimeError:  # in no Trio run; `in_trio_run` came later than the oldest Trio that we take
+        here = None
+    if here is not token:
+        raise RuntimeError(
+            f"{called} was called outside of the Trio run in which run is active: "
+            f"use {remedy}({called}, trio_token=...) in another thread"
+        )
 
 
 def _outcome_of(attempt: Attempt) -> Outcome:

@@ -18,15 +18,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import trio
 
 from . import _operations
 from ._audit import log_safely
-from ._service import Service
+from ._service import Service, check_trio_run
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ._cluster_health import ClusterHealth, PastRun
     from ._health import WorkerHealth
     from ._outcome import TickReport
@@ -69,6 +71,7 @@ class Supervisor:
         self._drained = trio.Event()
         self._scope: trio.CancelScope | None = None
         self._token: trio.lowlevel.TrioToken | None = None
+        self._nursery: trio.Nursery | None = None
 
     @property
     def state(self) -> Literal["idle", "running", "draining", "drained"]:
@@ -156,7 +159,12 @@ class Supervisor:
         """Drain all services and cancel what still works after ``drain_timeout`` seconds; for good.
 
         Synchronous and idempotent: a second call does not move the deadline. To be called in Trio's thread.
+
+        Raises:
+            RuntimeError: `run` is active in another thread or Trio run; nothing was done.
         """
+        if self._token is not None:
+            check_trio_run(self._token, "drain", "trio.from_thread.run_sync")
         if not self._drained.is_set():
             self._drained.set()
             for service in self._services:
@@ -174,8 +182,9 @@ class Supervisor:
         Cancellation handling: all services are cancelled and their locks let go, then the cancellation passes through.
 
         Error handling: an `Exception` out of `Service.run` is a bug (every known error is an outcome). It is logged at
-        ERROR with its traceback, and the service is run again after 1 second, doubling to 30. Any other BaseException
-        cancels all services and passes through; as it is, unless several came at once.
+        ERROR with its traceback, and the service is run again after 1 second, doubling to 30. So is a cancellation by a
+        scope that the service's own work has left open. Any other BaseException cancels all services and passes
+        through; as it is, unless several came at once.
         """
         if self._scope is not None:
             raise trio.BusyResourceError("another task runs this supervisor already: run it once")
@@ -186,9 +195,9 @@ class Supervisor:
             with self._scope:
                 if self._drained.is_set():
                     self._limit_drain()
-                async with trio.open_nursery() as nursery:
+                async with trio.open_nursery() as self._nursery:
                     for service in self._services:
-                        nursery.start_soon(self._keep_running, service, name=f"service {service.name}")
+                        self._begin(self._keep_running, service)
                     task_status.started()
                     await self._drained.wait()
             if self._scope.cancelled_caught:
@@ -199,7 +208,7 @@ class Supervisor:
             # The nursery's own wrapping comes off, and no more: what is in it may be a group of the work's.
             ending = group.exceptions[0] if len(group.exceptions) == 1 else group
         finally:
-            self._scope = self._token = None
+            self._scope = self._token = self._nursery = None
         # Out of the clause above, which would make the group its context.
         raise ending
 
@@ -214,24 +223,55 @@ class Supervisor:
         if self._scope is not None:
             self._scope.deadline = trio.current_time() + self._drain_timeout
 
-    async def _keep_running(self, service: Service) -> None:
-        backoff = FIRST_BACKOFF
-        while not self._drained.is_set():
-            entered_at = trio.current_time()
-            try:
-                await service.run()
-                return
-            except Exception as error:
-                if trio.current_time() - entered_at >= HEALTHY_AFTER:
-                    backoff = FIRST_BACKOFF
-                then = "it was being drained" if self._drained.is_set() else f"it is run again in {backoff:g} seconds"
-                extra = {"service": service.name}
-                log_safely(
-                    _log, logging.ERROR, "service %s crashed; %s", service.name, then, extra=extra, exc_info=error
-                )
-            with trio.move_on_after(backoff):
-                await self._drained.wait()
-            backoff = min(2 * backoff, LONGEST_BACKOFF)
+    def _begin(self, life: Callable[..., Awaitable[None]], service: Service, *args: object) -> None:
+        assert self._nursery is not None  # `run` is under way
+        self._nursery.start_soon(life, service, *args, name=f"service {service.name}")
+
+    async def _keep_running(self, service: Service, backoff: float = FIRST_BACKOFF) -> None:
+        """Run the service; after a crash another task does so again.
+
+        In another one, because work that breaks out of an async generator, or forgets a ``with``, may leave a cancel
+        scope open in its task. What that scope cancels later on looks like a cancellation of everything, and the
+        nursery would take it for one: only a task that the scope does not surround can tell.
+        """
+        if self._drained.is_set():
+            return
+        entered_at = trio.current_time()
+        try:
+            await service.run()
+        except BaseException as error:  # noqa: ASYNC103 - what is cancelled from outside is so in the next task
+            is_cancelled = _is_cancellation(error)
+            if not (is_cancelled or isinstance(error, Exception)):
+                raise
+            if trio.current_time() - entered_at >= HEALTHY_AFTER:
+                backoff = FIRST_BACKOFF
+            if not is_cancelled:
+                self._tell_crash(service, error, backoff)
+            self._begin(self._run_again, service, is_cancelled, backoff)  # noqa: ASYNC104 - as above
+
+    async def _run_again(self, service: Service, is_stray: bool, backoff: float) -> None:  # noqa: FBT001 - by a nursery
+        if is_stray:
+            await trio.lowlevel.checkpoint()  # here it ends, if it was cancelled from outside
+            stray = RuntimeError(
+                f"the work of {service.name} has left a cancel scope open, which has now cancelled its service: "
+                "leave each 'with' by its end, and async generators by contextlib.aclosing"
+            )
+            self._tell_crash(service, stray, backoff)
+        with trio.move_on_after(backoff):
+            await self._drained.wait()
+        await self._keep_running(service, min(2 * backoff, LONGEST_BACKOFF))
+
+    def _tell_crash(self, service: Service, error: BaseException, backoff: float) -> None:
+        then = "it was being drained" if self._drained.is_set() else f"it is run again in {backoff:g} seconds"
+        extra = {"service": service.name}
+        log_safely(_log, logging.ERROR, "service %s crashed; %s", service.name, then, extra=extra, exc_info=error)
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether it is a cancellation of Trio's, or a group of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
 
 
 def _check_services(services: tuple[object, ...]) -> None:
