@@ -300,6 +300,20 @@ async def test_an_open_transaction_in_psql_harms_nothing_but_its_own_service(dsn
         assert locker.statistics().sessions_lost == 0
 
 
+async def test_a_row_that_somebody_is_about_to_insert_harms_nothing_but_its_own_service(dsn: str) -> None:
+    async with PostgresLocker(dsn, ledger=True, lease=6.0) as locker:
+        with psycopg.connect(dsn) as psql:
+            psql.execute(
+                "INSERT INTO tickrunner.service (name, lock_id, interval_seconds, epoch) VALUES ('sweep', 0, 60, %s)",
+                [7 << 40],
+            )
+            for _ in range(3):
+                assert (await ask(locker, never)).state is LedgerState.BUSY
+                await run(locker, service="other", lock_id=2, forced=True)
+        assert await run(locker, forced=True) > 7 << 40
+        assert locker.statistics().sessions_lost == 0
+
+
 async def test_a_result_whose_row_is_locked_is_written_as_soon_as_it_is_free_and_keeps_its_lock_until_then(
     dsn: str,
 ) -> None:
@@ -367,10 +381,10 @@ async def test_a_success_that_does_not_reach_the_server_is_repeated_under_a_high
 ) -> None:
     ask_all = PipelinedConnection.ask_all
 
-    def cut_off(self: PipelinedConnection, statements: Any, *, deadline: float) -> list[Rows]:
+    def cut_off(self: PipelinedConnection, statements: Any, **options: Any) -> list[Rows]:
         if statements[0][0].endswith(b"results"):
             terminate(dsn)
-        return ask_all(self, statements, deadline=deadline)
+        return ask_all(self, statements, **options)
 
     async with PostgresLocker(dsn, ledger=True) as one, PostgresLocker(dsn, ledger=True) as other:
         with monkeypatch.context() as patch:
@@ -639,8 +653,8 @@ async def test_an_answer_that_cannot_be_costs_the_session(dsn: str, monkeypatch:
     statement, change, error, words = ODD[kind]
     ask_all = PipelinedConnection.ask_all
 
-    def asked(self: PipelinedConnection, statements: Any, *, deadline: float) -> list[Rows]:
-        answers = ask_all(self, statements, deadline=deadline)
+    def asked(self: PipelinedConnection, statements: Any, **options: Any) -> list[Rows]:
+        answers = ask_all(self, statements, **options)
         return [
             change(rows) if name.decode().endswith(statement) else rows
             for (name, _), rows in zip(statements, answers, strict=True)
