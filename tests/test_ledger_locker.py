@@ -280,6 +280,55 @@ async def test_many_replicas_that_ask_again_and_again_run_each_interval_once(dsn
         assert len(runs) >= enough
 
 
+_THEIRS = """
+CREATE FUNCTION theirs.caught() RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE 'caught'; END $$;
+DO $$ DECLARE each record; BEGIN
+    FOR each IN SELECT proname, pg_get_function_identity_arguments(oid) AS arguments, prorettype::regtype AS kind
+        FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'f' AND NOT proretset
+        AND proname IN ('pg_advisory_unlock', 'pg_try_advisory_lock', 'pg_backend_pid', 'current_setting',
+            'set_config', 'pg_is_in_recovery', 'host', 'date_part', 'current_database')
+    LOOP
+        EXECUTE format('CREATE FUNCTION theirs.%I(%s) RETURNS %s LANGUAGE sql AS $f$ SELECT theirs.caught(); SELECT'
+            ' NULL::%s $f$', each.proname, each.arguments, each.kind, each.kind);
+    END LOOP;
+    FOR each IN SELECT oprname, oprleft::regtype AS one, oprright::regtype AS other, oprresult::regtype AS kind,
+        'operator ' || oprname AS name FROM pg_operator WHERE oprnamespace = 'pg_catalog'::regnamespace
+        AND oprname IN ('=', '<<', '|')
+        AND oprleft::regtype::text IN ('text', 'integer', 'bigint', 'smallint', 'boolean', 'name', 'oid')
+    LOOP
+        EXECUTE format('CREATE FUNCTION theirs.%I(%s, %s) RETURNS %s LANGUAGE sql AS $f$'
+            ' SELECT theirs.caught(); SELECT NULL::%s $f$', each.name, each.one, each.other, each.kind, each.kind);
+        EXECUTE format('CREATE OPERATOR theirs.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = theirs.%I)',
+            each.oprname, each.one, each.other, each.name);
+    END LOOP;
+END $$
+"""
+
+
+@pytest.mark.parametrize("ledger", [False, True])
+async def test_no_search_path_puts_anything_in_the_place_of_what_is_the_servers(dsn: str, ledger: bool) -> None:
+    do(dsn, "CREATE SCHEMA theirs")
+    do(dsn, _THEIRS)
+    trap = make_conninfo(dsn, options="-c search_path=theirs,pg_catalog -c tickrunner_trio.session=")
+    with psycopg.connect(trap) as psql, pytest.raises(psycopg.errors.RaiseException, match="caught"):
+        psql.execute("SELECT 1 FROM (SELECT pid FROM pg_stat_activity) AS one JOIN pg_stat_activity USING (pid)")
+    async with PostgresLocker(trap, ledger=ledger) as locker:
+        held: list[int] = []
+
+        async def work(lease: object) -> None:
+            held.extend(holder.lock_id for holder in await locker.holders())
+
+        assert await locker.with_advisory_lock(5, work)
+        assert held == [5]
+        if locker.ledger is not None:
+            await run(locker)
+            await locker.ledger.pause("sweep", reason="", by="")
+            assert (await ask(locker, never)).state is LedgerState.PAUSED
+            assert await locker.ledger.check() == ()
+            assert len(await locker.ledger.history("sweep")) == 1
+        assert locker.statistics().sessions_lost == 0
+
+
 # -- Others at the row -------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,8 @@ _HOLDERS = b"""
 SELECT (held.classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) held.objid::pg_catalog.int8,
     held.pid, coalesce(session.application_name, ''), pg_catalog.host(session.client_addr),
     pg_catalog.date_part('epoch', session.backend_start)
-FROM pg_catalog.pg_locks AS held LEFT JOIN pg_catalog.pg_stat_activity AS session USING (pid)
+FROM pg_catalog.pg_locks AS held LEFT JOIN pg_catalog.pg_stat_activity AS session
+    ON session.pid OPERATOR(pg_catalog.=) held.pid
 WHERE held.locktype OPERATOR(pg_catalog.=) 'advisory' AND held.objsubid OPERATOR(pg_catalog.=) 1 AND held.granted
     AND held.mode OPERATOR(pg_catalog.=) 'ExclusiveLock' AND held.database OPERATOR(pg_catalog.=) (
         SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 _OLDEST_SERVER = 140000  # the first with idle_session_timeout
 
-# Everything is qualified, so that no search_path of the role can put other functions in its place.
+# Everything is qualified, so that no search_path of the role can put other functions or operators in its place; USING
+# and nullif look for theirs by it too.
 _BACKEND = b"SELECT pg_catalog.pg_backend_pid()"
 _FACTS = (
     b"SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only'),"
@@ -192,7 +193,8 @@ class Session:
     def _mark_as_ours(self, mark: str) -> None:
         """Set the mark, unless there is one: of another client that shares the session, which would lose it."""
         mine = f"pg_catalog.set_config('{_MARK}', '{mark}', false)"
-        statement = f"SELECT coalesce(nullif(pg_catalog.current_setting('{_MARK}', true), ''), {mine})"
+        there = f"pg_catalog.current_setting('{_MARK}', true)"
+        statement = f"SELECT CASE WHEN coalesce({there}, '') OPERATOR(pg_catalog.=) '' THEN {mine} ELSE {there} END"
         [found] = self._connection.ask_row(statement.encode(), columns=1, deadline=self._deadline())
         if found != mark:
             raise LockerConfigurationError(SHARED)
