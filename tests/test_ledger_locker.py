@@ -757,7 +757,7 @@ class FakePq:
         self.read += 1
 
 
-@pytest.mark.parametrize(("breaks", "words"), [(False, "did not reply within 0.5 seconds"), (True, "broken")])
+@pytest.mark.parametrize(("breaks", "words"), [(False, r"did not reply within 0\.\d+ seconds"), (True, "broken")])
 def test_a_server_that_takes_no_pipeline_is_given_up(breaks: bool, words: str) -> None:
     ready = [True, False]
     connection = PipelinedConnection.__new__(PipelinedConnection)
