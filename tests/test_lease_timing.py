@@ -59,10 +59,11 @@ def test_of_two_beats_in_a_row_one_may_be_as_late_as_its_reply_may_be_before_the
 @example(64.9)
 @example(65.9)
 def test_no_setting_of_the_server_ends_the_session_sooner_than_the_lease_does(lease: float) -> None:
-    settings = server_settings(lease_timing(lease))
+    settings = server_settings(lease_timing(lease), server_version=180000)
     milliseconds = Fraction(lease) * 1000 - Fraction(1, 1000)  # a microsecond for what floats round
     # What the server enforces is the least of these; it counts in whole units.
     assert int(settings["idle_session_timeout"]) >= milliseconds
+    assert int(settings["transaction_timeout"]) >= milliseconds
     assert int(settings["tcp_user_timeout"]) >= milliseconds + 1000
     keepalives = int(settings["tcp_keepalives_idle"]) + int(settings["tcp_keepalives_count"]) * int(
         settings["tcp_keepalives_interval"]
@@ -70,6 +71,7 @@ def test_no_setting_of_the_server_ends_the_session_sooner_than_the_lease_does(le
     assert keepalives >= milliseconds / 1000 + 1
     # Nor much later, or the locks of a process that vanished would be kept.
     assert int(settings["idle_session_timeout"]) <= milliseconds + 1.002
+    assert int(settings["transaction_timeout"]) <= milliseconds + 1.002
     assert int(settings["tcp_user_timeout"]) <= milliseconds + 1001.002
     assert keepalives < Fraction(lease) + 6
 
@@ -78,13 +80,13 @@ def test_no_setting_of_the_server_ends_the_session_sooner_than_the_lease_does(le
 @example(2.0)
 def test_the_server_gives_up_a_statement_no_later_than_the_locker_does(lease: float) -> None:
     timing = lease_timing(lease)
-    timeout = int(server_settings(timing)["statement_timeout"])
+    timeout = int(server_settings(timing, server_version=180000)["statement_timeout"])
     assert 0 < timeout <= Fraction(timing.reply) * 1000 < timeout + 1  # 0 would be no timeout at all
 
 
 @given(LEASES)
 def test_every_setting_is_one_that_a_statement_can_carry_in_quotes(lease: float) -> None:
-    for name, value in server_settings(lease_timing(lease)).items():
+    for name, value in server_settings(lease_timing(lease), server_version=180000).items():
         assert name.isidentifier()
         assert value.isdecimal() or value in ("read committed", "local")
 
@@ -97,8 +99,9 @@ def test_the_default_lease_has_these_figures() -> None:
 
 
 def test_the_default_lease_has_these_settings_in_the_units_that_postgresql_takes() -> None:
-    assert server_settings(lease_timing(15)) == {
+    settings = {
         "idle_session_timeout": "15000",  # ms
+        "transaction_timeout": "15000",  # ms
         "statement_timeout": "5000",  # ms
         "lock_timeout": "0",
         "default_transaction_isolation": "read committed",
@@ -108,6 +111,9 @@ def test_the_default_lease_has_these_settings_in_the_units_that_postgresql_takes
         "tcp_keepalives_interval": "3",  # s
         "tcp_keepalives_count": "3",
     }
+    assert server_settings(lease_timing(15), server_version=170000) == settings
+    del settings["transaction_timeout"]  # older servers do not know it
+    assert server_settings(lease_timing(15), server_version=169999) == settings
 
 
 def test_the_figures_are_floats_also_of_an_integer_and_cannot_be_changed() -> None:

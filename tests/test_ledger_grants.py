@@ -8,7 +8,7 @@ import psycopg
 import pytest
 import trio
 from ledger_view import do, role
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from tickrunner_trio import Config, Outcome, PostgresLedger, PostgresLocker, Service, Supervisor, Tick
 from tickrunner_trio._cli import main
@@ -43,35 +43,6 @@ async def test_a_role_with_these_privileges_alone_runs_fails_pauses_and_triggers
                 *(Outcome.SUCCESS, Outcome.FAILED, Outcome.SUCCESS),
             ]
         assert await PostgresLedger(their_dsn).check() == ()
-
-
-#: Operators that PostgreSQL would find before its own, and of each of them the types.
-_TRAPS = {"=": ("text", "int", "oid", "name"), "<>": ("text", "int"), "||": ("text",)}
-
-
-async def test_no_operator_of_a_search_path_takes_the_place_of_postgresqls_own(dsn: str) -> None:
-    traps = ["CREATE SCHEMA trap"]
-    for number, (operator, kinds) in enumerate(_TRAPS.items()):
-        result = "text" if operator == "||" else "bool"
-        for kind in kinds:
-            function = f"FUNCTION trap.trap_{number} ({kind}, {kind}) RETURNS {result}"
-            traps.append(f"CREATE {function} LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$")
-            arguments = f"LEFTARG = {kind}, RIGHTARG = {kind}, FUNCTION = trap.trap_{number}"
-            traps.append(f"CREATE OPERATOR trap.{operator} ({arguments})")
-    do(dsn, ";".join(traps))
-    # A mark that is empty is one that was reset: it has to be compared with something.
-    led_astray = make_conninfo(dsn, options="-c search_path=trap,pg_catalog -c tickrunner_trio.session=")
-    held: list[int] = []
-
-    async def work(tick: Tick) -> None:
-        held.extend(holder.lock_id for holder in await locker.holders())
-
-    for ledger in (False, True):
-        async with PostgresLocker(led_astray, ledger=ledger) as locker:
-            service = Service(Config(name="sweep", interval=60, locker=locker, work=work))
-            assert (await service.tick()).outcome is Outcome.SUCCESS
-    await PostgresLedger(led_astray).pause("sweep", reason="disk", by="ada")
-    assert held == [service.lock_id] * 2
 
 
 async def test_a_ledger_that_a_stranger_has_made_is_told_since_its_triggers_run_as_the_role_of_the_replicas(

@@ -280,6 +280,55 @@ async def test_many_replicas_that_ask_again_and_again_run_each_interval_once(dsn
         assert len(runs) >= enough
 
 
+_THEIRS = """
+CREATE FUNCTION theirs.caught() RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE 'caught'; END $$;
+DO $$ DECLARE each record; BEGIN
+    FOR each IN SELECT proname, pg_get_function_identity_arguments(oid) AS arguments, prorettype::regtype AS kind
+        FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'f' AND NOT proretset
+        AND proname IN ('pg_advisory_unlock', 'pg_try_advisory_lock', 'pg_backend_pid', 'current_setting',
+            'set_config', 'pg_is_in_recovery', 'host', 'date_part', 'current_database')
+    LOOP
+        EXECUTE format('CREATE FUNCTION theirs.%I(%s) RETURNS %s LANGUAGE sql AS $f$ SELECT theirs.caught(); SELECT'
+            ' NULL::%s $f$', each.proname, each.arguments, each.kind, each.kind);
+    END LOOP;
+    FOR each IN SELECT oprname, oprleft::regtype AS one, oprright::regtype AS other, oprresult::regtype AS kind,
+        'operator ' || oprname AS name FROM pg_operator WHERE oprnamespace = 'pg_catalog'::regnamespace
+        AND oprname IN ('=', '<>', '<<', '|', '||')
+        AND oprleft::regtype::text IN ('text', 'integer', 'bigint', 'smallint', 'boolean', 'name', 'oid')
+    LOOP
+        EXECUTE format('CREATE FUNCTION theirs.%I(%s, %s) RETURNS %s LANGUAGE sql AS $f$'
+            ' SELECT theirs.caught(); SELECT NULL::%s $f$', each.name, each.one, each.other, each.kind, each.kind);
+        EXECUTE format('CREATE OPERATOR theirs.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = theirs.%I)',
+            each.oprname, each.one, each.other, each.name);
+    END LOOP;
+END $$
+"""
+
+
+@pytest.mark.parametrize("ledger", [False, True])
+async def test_no_search_path_puts_anything_in_the_place_of_what_is_the_servers(dsn: str, ledger: bool) -> None:
+    do(dsn, "CREATE SCHEMA theirs")
+    do(dsn, _THEIRS)
+    trap = make_conninfo(dsn, options="-c search_path=theirs,pg_catalog -c tickrunner_trio.session=")
+    with psycopg.connect(trap) as psql, pytest.raises(psycopg.errors.RaiseException, match="caught"):
+        psql.execute("SELECT 1 FROM (SELECT pid FROM pg_stat_activity) AS one JOIN pg_stat_activity USING (pid)")
+    async with PostgresLocker(trap, ledger=ledger) as locker:
+        held: list[int] = []
+
+        async def work(lease: object) -> None:
+            held.extend(holder.lock_id for holder in await locker.holders())
+
+        assert await locker.with_advisory_lock(5, work)
+        assert held == [5]
+        if locker.ledger is not None:
+            await run(locker)
+            await locker.ledger.pause("sweep", reason="", by="")
+            assert (await ask(locker, never)).state is LedgerState.PAUSED
+            assert await locker.ledger.check() == ()
+            assert len(await locker.ledger.history("sweep")) == 1
+        assert locker.statistics().sessions_lost == 0
+
+
 # -- Others at the row -------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +346,20 @@ async def test_an_open_transaction_in_psql_harms_nothing_but_its_own_service(dsn
                     await trio.sleep(0.1)
             psql.rollback()
         await run(locker, forced=True)
+        assert locker.statistics().sessions_lost == 0
+
+
+async def test_a_row_that_somebody_is_about_to_insert_harms_nothing_but_its_own_service(dsn: str) -> None:
+    async with PostgresLocker(dsn, ledger=True, lease=6.0) as locker:
+        with psycopg.connect(dsn) as psql:
+            psql.execute(
+                "INSERT INTO tickrunner.service (name, lock_id, interval_seconds, epoch) VALUES ('sweep', 0, 60, %s)",
+                [7 << 40],
+            )
+            for _ in range(3):
+                assert (await ask(locker, never)).state is LedgerState.BUSY
+                await run(locker, service="other", lock_id=2, forced=True)
+        assert await run(locker, forced=True) > 7 << 40
         assert locker.statistics().sessions_lost == 0
 
 
@@ -367,10 +430,10 @@ async def test_a_success_that_does_not_reach_the_server_is_repeated_under_a_high
 ) -> None:
     ask_all = PipelinedConnection.ask_all
 
-    def cut_off(self: PipelinedConnection, statements: Any, *, deadline: float) -> list[Rows]:
+    def cut_off(self: PipelinedConnection, statements: Any, **options: Any) -> list[Rows]:
         if statements[0][0].endswith(b"results"):
             terminate(dsn)
-        return ask_all(self, statements, deadline=deadline)
+        return ask_all(self, statements, **options)
 
     async with PostgresLocker(dsn, ledger=True) as one, PostgresLocker(dsn, ledger=True) as other:
         with monkeypatch.context() as patch:
@@ -639,8 +702,8 @@ async def test_an_answer_that_cannot_be_costs_the_session(dsn: str, monkeypatch:
     statement, change, error, words = ODD[kind]
     ask_all = PipelinedConnection.ask_all
 
-    def asked(self: PipelinedConnection, statements: Any, *, deadline: float) -> list[Rows]:
-        answers = ask_all(self, statements, deadline=deadline)
+    def asked(self: PipelinedConnection, statements: Any, **options: Any) -> list[Rows]:
+        answers = ask_all(self, statements, **options)
         return [
             change(rows) if name.decode().endswith(statement) else rows
             for (name, _), rows in zip(statements, answers, strict=True)
@@ -694,7 +757,7 @@ class FakePq:
         self.read += 1
 
 
-@pytest.mark.parametrize(("breaks", "words"), [(False, "did not reply within 0.5 seconds"), (True, "broken")])
+@pytest.mark.parametrize(("breaks", "words"), [(False, r"did not reply within 0\.\d+ seconds"), (True, "broken")])
 def test_a_server_that_takes_no_pipeline_is_given_up(breaks: bool, words: str) -> None:
     ready = [True, False]
     connection = PipelinedConnection.__new__(PipelinedConnection)

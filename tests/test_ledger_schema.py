@@ -121,7 +121,7 @@ def test_only_what_is_missing_is_made() -> None:
 def test_the_table_of_runs_is_a_ring_per_service() -> None:
     assert creation("s", {})[1].splitlines() == [
         'CREATE TABLE "s"."run" (',
-        "    service text,",
+        '    service text COLLATE pg_catalog."C",',
         "    slot smallint,",
         "    epoch bigint NOT NULL,",
         f"    started_at {TIME} NOT NULL,",

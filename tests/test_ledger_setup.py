@@ -179,6 +179,27 @@ async def test_an_index_that_makes_ticks_dearer_is_told(dsn: str) -> None:
     )
 
 
+async def test_no_index_is_in_the_order_of_a_locale_and_one_that_is_is_told(dsn: str) -> None:
+    by_locale = (
+        "SELECT indexrelid::regclass::text"
+        " FROM pg_index JOIN pg_class AS c ON c.oid = indrelid, unnest(indcollation) AS by"
+        " WHERE relnamespace = 'tickrunner'::regnamespace AND by NOT IN (0, 'pg_catalog.\"C\"'::regcollation)"
+        " ORDER BY 1"
+    )
+    ledger = PostgresLedger(dsn)
+    await ledger.init()
+    assert do(dsn, by_locale) == []
+    do(dsn, 'ALTER TABLE tickrunner.service ALTER name TYPE text COLLATE "default"')
+    do(dsn, 'ALTER TABLE tickrunner.run ALTER service TYPE text COLLATE "default"')
+    assert do(dsn, by_locale) == [("tickrunner.run_pkey",), ("tickrunner.service_pkey",)]
+    problems = await ledger.check()
+    assert len(problems) == 2
+    for problem in problems:
+        assert "has its key in the order of a locale" in problem
+        do(dsn, problem[problem.index("ALTER TABLE") :])
+    assert (do(dsn, by_locale), await ledger.check()) == ([], ())
+
+
 async def test_a_drop_leaves_what_is_not_ours(dsn: str) -> None:
     ledger = PostgresLedger(dsn)
     await ledger.init()

@@ -44,7 +44,8 @@ def _needs_pgbouncer() -> None:
 
 def settings_by_backend(server: LocalPostgres, pool: str, clients: int) -> dict[int, list[str]]:
     """What so many clients, at the same time, find the settings to be that a locker makes, by the backend they get."""
-    names = ", ".join(f"current_setting('{name}')" for name in server_settings(lease_timing(2.0)))
+    made = server_settings(lease_timing(2.0), server_version=180000)
+    names = ", ".join(f"current_setting('{name}', true)" for name in made)  # NULL where the server is older
     statement = f"SELECT pg_backend_pid(), {names}, pg_advisory_xact_lock_shared({BARRIER})"
     found: dict[int, list[str]] = {}
     with contextlib.ExitStack() as stack:

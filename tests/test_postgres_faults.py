@@ -246,7 +246,7 @@ async def test_a_setting_that_the_server_does_not_keep_as_it_was_made_is_refused
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is not ASCII in this one the server replaces by itself.
-    monkeypatch.setattr(_session, "server_settings", lambda timing: {"application_name": "l\u00e4uft"})
+    monkeypatch.setattr(_session, "server_settings", lambda timing, server_version: {"application_name": "l\u00e4uft"})
     with pytest.raises(
         LockerConfigurationError, match=r"the setting application_name is .* so the server would not keep"
     ):
@@ -408,7 +408,9 @@ async def test_a_failed_statement_costs_the_session_and_all_of_its_locks(
     dsn: str, monkeypatch: pytest.MonkeyPatch, statement: bytes, kind: type[Exception], reason: str
 ) -> None:
     monkeypatch.setattr(
-        _session, "server_settings", lambda timing: server_settings(timing) | {"statement_timeout": "300"}
+        _session,
+        "server_settings",
+        lambda timing, **version: server_settings(timing, **version) | {"statement_timeout": "300"},
     )
     seen: list[bool] = []
 

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from locker_essentials import exclude_each_other, loses_its_lock_when_terminated
-from postgres_view import asked, locks, until
+from postgres_view import asked, locks, taken_at, until
 from test_ledger_locker import ask, never, run
 
 from tickrunner_trio import PostgresLocker
 from tickrunner_trio._local_postgres import local_postgres, server_binaries
 from tickrunner_trio.abc import LedgerState
+from tickrunner_trio.lockers._clock import boot_seconds
+from tickrunner_trio.lockers._session import Session
+from tickrunner_trio.lockers._short import _wait as wait
+from tickrunner_trio.lockers._timing import LeaseTiming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,6 +92,28 @@ async def test_every_version_ends_the_session_of_a_frozen_client_with_its_lease(
         assert locks(server.dsn) == [9], "the session ended before its lease"
         await until(lambda: locks(server.dsn) == [])
         assert trio.current_time() - frozen_at < LEASE + 1
+
+
+@pytest.mark.parametrize(
+    "server", [pytest.param(VERSIONS[n], id=f"PostgreSQL {n}") for n in sorted(VERSIONS) if n >= 17], indirect=True
+)
+def test_the_session_of_a_client_that_is_cut_off_in_the_midst_of_a_statement_ends_with_its_lease(
+    server: LocalPostgres,
+) -> None:
+    timing = LeaseTiming(lease=1.0, beat=0.2, reply=0.3, cancel_after=0.6, cleanup=0.3)
+    session = Session(server.dsn, timing, wait)
+    try:
+        assert session.exchange([], [9], deadline=boot_seconds() + 5) == [True]
+        # What ends a statement is never said, and TCP notices nothing: so it is behind a proxy whose client is gone.
+        connection = session._connection._pgconn
+        connection.enter_pipeline_mode()
+        connection.send_query_params(b"SELECT 1", None)
+        connection.send_flush_request()
+        cut_off_at = boot_seconds()
+        connection.flush()
+        assert taken_at(server.dsn, 9) >= cut_off_at + 1.0
+    finally:
+        session.close()
 
 
 async def test_a_ledger_is_kept_on_every_version(server: LocalPostgres) -> None:

@@ -12,6 +12,9 @@ Invariants:
 2. Neither table has an index beside its primary key, and half of each page stays free: so every update of a tick is
    HOT. An index on the due time would make none of them so.
 3. A name of the user's gets into SQL only through `quoted`, a text only through `escaped` and a parameter.
+4. Keys are compared byte by byte, whatever the locale of the database. An index in the order of a locale loses rows
+   when the system's library of locales changes, with an upgrade of its host or on a standby with another one: then a
+   service would get a second row, and its epochs would begin anew.
 """
 
 from __future__ import annotations
@@ -55,11 +58,12 @@ class Column:
 
 
 _TIME = "timestamp with time zone"
+_BYTE_BY_BYTE = 'COLLATE pg_catalog."C"'
 
 #: Table by table, in the order in which they are created.
 COLUMNS: Mapping[str, tuple[Column, ...]] = {
     "service": (
-        Column("name", "text", "PRIMARY KEY"),
+        Column("name", "text", f"{_BYTE_BY_BYTE} PRIMARY KEY"),
         Column("lock_id", "bigint", "NOT NULL"),
         Column("interval_seconds", "double precision", "NOT NULL"),
         Column("epoch", "bigint", "NOT NULL DEFAULT 0"),
@@ -81,7 +85,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         Column("consecutive_failures", "integer", "NOT NULL DEFAULT 0"),
     ),
     "run": (
-        Column("service", "text"),
+        Column("service", "text", _BYTE_BY_BYTE),
         Column("slot", "smallint"),
         Column("epoch", "bigint", "NOT NULL"),
         Column("started_at", _TIME, "NOT NULL"),

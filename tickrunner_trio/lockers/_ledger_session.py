@@ -59,6 +59,7 @@ _SETTINGS = (
     b" pg_catalog.set_config('extra_float_digits', '1', false)"
 )
 _PREFIX = "tickrunner_trio_ledger_"
+_REGISTER = f"{_PREFIX}register".encode()
 
 
 class Seen(NamedTuple):
@@ -121,7 +122,9 @@ class LedgerSession(Session):
         if watched:
             statements.append(("look", [_texts(watched)]))
         answers = self._connection.ask_all(
-            [((_PREFIX + name).encode(), parameters) for name, parameters in statements], deadline=deadline
+            [((_PREFIX + name).encode(), parameters) for name, parameters in statements],
+            deadline=deadline,
+            dispensable=_REGISTER,
         )
         return self._understood(
             batch, told, plain, asked, dict(zip((name for name, _ in statements), answers, strict=True))
@@ -211,7 +214,7 @@ class LedgerSession(Session):
 
     def _refused(self, lease: LedgerLease, row: list[str | None]) -> Row:
         _, _, has_row, due_in, last_success, is_paused, paused_by, reason = row
-        if has_row != "true":  # somebody has deleted it: the next one that is granted the lock makes it anew
+        if has_row != "true":  # it could not be made, or somebody has deleted it: the next one that asks makes it anew
             self._met.discard(lease.service)
         return Row(
             epoch=None,

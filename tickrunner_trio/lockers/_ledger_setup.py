@@ -51,7 +51,9 @@ _COLUMNS = (
 )
 _INDEXES = (
     "SELECT c.relname, i.relname, x.indisprimary, ARRAY(SELECT a.attname::text FROM unnest(x.indkey) WITH ORDINALITY"
-    " AS k(number, place) JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.number ORDER BY k.place)"
+    " AS k(number, place) JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.number ORDER BY k.place),"
+    " ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum = ANY (x.indkey)"
+    "  AND a.attcollation NOT IN (0, 'pg_catalog.\"C\"'::regcollation))"
     " FROM pg_index AS x JOIN pg_class AS c ON c.oid = x.indrelid JOIN pg_class AS i ON i.oid = x.indexrelid"
     " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = $1::name ORDER BY i.relname"
 )
@@ -220,7 +222,7 @@ def _foreign_problems(
         elif known[column.name] != column.kind:
             yield f"{table(schema, name)}.{column.name} is {known[column.name]}, not {column.kind}: {_NOT_OURS}"
     wanted = _PRIMARY_KEYS[name]
-    if not any(of == name and is_primary == "t" and keys == wanted for of, _, is_primary, keys in indexes):
+    if not any(of == name and is_primary == "t" and keys == wanted for of, _, is_primary, keys, _ in indexes):
         yield f"{table(schema, name)} has not the primary key {wanted}: {_NOT_OURS}"
 
 
@@ -231,6 +233,12 @@ def _missing_columns(schema: str, name: str, known: Mapping[str, str]) -> Iterat
 
 
 def _index_problems(schema: str, name: str, indexes: Sequence[Sequence[str | None]]) -> Iterator[str]:
-    for of, index, is_primary, keys in indexes:
+    for of, index, is_primary, keys, by_locale in indexes:
         if of == name and is_primary != "t":
             yield f"{table(schema, name)} has an index {index} on {keys}, which may make each tick dearer: drop it"
+        elif of == name and by_locale != "{}":
+            key = (by_locale or "").strip("{}")
+            yield (
+                f"{table(schema, name)} has its key in the order of a locale, and would lose rows when the system's "
+                f'locales change: ALTER TABLE {table(schema, name)} ALTER {key} TYPE text COLLATE pg_catalog."C"'
+            )

@@ -17,7 +17,8 @@ Invariants:
 1. A result is committed before its unlock is executed; an epoch is on the disk before the work begins.
 2. Whether a service is due is judged by a snapshot that is newer than the grant of its lock.
 3. No lock function stands in a WHERE, where it might be evaluated twice, and no statement writes one row twice.
-4. Rows are locked in the order of the names, and one that somebody else has locked is left out: nothing waits.
+4. Rows are locked in the order of the names, and one that somebody else has locked is left out: nothing waits. A row
+   that somebody else is about to insert cannot be seen, only waited for: that alone is waited for, and not for long.
 5. Each statement does something only in the session that bears our mark.
 
 Each answers ``ours`` or ``shared`` first, by which the session sees a pooler that leads it astray.
@@ -31,6 +32,9 @@ from dataclasses import dataclass
 from .._dueness import EPOCH_BITS, FAILURE_PART, FAILURES
 from .._outcome import Outcome
 from ._ledger_schema import RUNS_KEPT, table
+
+#: So long a row that is being inserted by somebody else is waited for.
+ROW_PATIENCE_MILLISECONDS = 100
 
 _WRITTEN, _GRANTED, _KEPT = "tickrunner_trio.written", "tickrunner_trio.granted", "tickrunner_trio.kept"
 
@@ -69,6 +73,7 @@ def ledger_statements(schema: str, is_ours: str) -> LedgerStatements:
         "part": str(FAILURE_PART),
         "bits": str(EPOCH_BITS),
         "slots": str(RUNS_KEPT),
+        "patience": str(ROW_PATIENCE_MILLISECONDS),
     }
     return LedgerStatements(
         results=_filled(_RESULTS, names),
@@ -182,12 +187,15 @@ asked AS MATERIALIZED (
 )
 """
 
-# A row that is made anew is due now.
+# A row that is made anew is due now. Where somebody's open transaction has inserted it, the whole statement fails after
+# so many milliseconds: then the services have no rows yet.
 _REGISTER = """
-WITH <asked>, made AS (
+WITH <asked>, patience AS MATERIALIZED (
+    SELECT set_config('lock_timeout', '<patience>', true) AS milliseconds
+), made AS (
     INSERT INTO <service> (name, lock_id, interval_seconds, due_at)
-    SELECT name, lock_id, seconds, now() FROM asked
-    WHERE (SELECT true FROM <service> AS s WHERE s.name = asked.name) IS NULL
+    SELECT name, lock_id, seconds, now() FROM asked CROSS JOIN patience
+    WHERE (SELECT true FROM <service> AS s WHERE s.name = asked.name) IS NULL AND milliseconds <> ''
     ORDER BY name ON CONFLICT DO NOTHING
 )
 SELECT <whose>

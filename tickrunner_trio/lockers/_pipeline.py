@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _OLDEST_LIBPQ = 140000  # the first with a pipeline
 
+#: Of SQLSTATE: somebody else has kept a lock for too long.
+_LOCKED_OUT = b"55P03"
 #: Of SQLSTATE: no such table, schema or column; and what the role may not do.
 _NO_LEDGER = {b"42P01": "is not there", b"3F000": "is not there", b"42703": "is too old"}
 _NOT_ALLOWED = b"42501"
@@ -41,12 +43,21 @@ class PipelinedConnection(Connection):
     """See `Connection`. The statements of a ledger are among what it says, and its errors name their remedies."""
 
     def ask_all(
-        self, statements: Sequence[tuple[bytes, Sequence[bytes | None]]], *, deadline: float
+        self,
+        statements: Sequence[tuple[bytes, Sequence[bytes | None]]],
+        *,
+        deadline: float,
+        dispensable: bytes | None = None,
     ) -> list[list[list[str | None]]]:
         """Have prepared statements executed one after the other; return the rows of each, as text.
 
         Each is a transaction of its own: what came before one that fails stays. All of them are complete when it
         returns.
+
+        Args:
+            statements: the name and the parameters of each.
+            deadline: until when all must be answered.
+            dispensable: the name of one that may be locked out by somebody else: then it has no rows.
         """
         pgconn = self._pgconn
         sent_at = boot_seconds()
@@ -59,7 +70,7 @@ class PipelinedConnection(Connection):
                 if not self._wait(self.fd, EVENT_READ | EVENT_WRITE, deadline):
                     self._too_late(sent_at, deadline)
                 pgconn.consume_input()  # a server that cannot write to us does not read from us
-            rows = [self._rows_up_to_sync(sent_at, deadline) for _ in statements]
+            rows = [self._rows_up_to_sync(sent_at, deadline, may_fail=name == dispensable) for name, _ in statements]
             pgconn.exit_pipeline_mode()
         except psycopg.Error as error:
             self._fail_midway(str(error))
@@ -78,7 +89,7 @@ class PipelinedConnection(Connection):
                     self._fail_statement(result)
         self._fail(reason)
 
-    def _rows_up_to_sync(self, sent_at: float, deadline: float) -> list[list[str | None]]:
+    def _rows_up_to_sync(self, sent_at: float, deadline: float, *, may_fail: bool) -> list[list[str | None]]:
         pgconn = self._pgconn
         rows: list[list[str | None]] = []
         while True:
@@ -91,6 +102,8 @@ class PipelinedConnection(Connection):
                 continue
             if result.status == pq.ExecStatus.PIPELINE_SYNC:
                 return rows
+            if may_fail and result.error_field(pq.DiagnosticField.SQLSTATE) == _LOCKED_OUT:
+                continue
             if result.status != pq.ExecStatus.TUPLES_OK:
                 self._fail_statement(result)
             rows = texts(result)

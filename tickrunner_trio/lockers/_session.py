@@ -201,7 +201,7 @@ class Session:
 
     def _make_settings(self) -> None:
         """Make all settings by one statement, and read them back by another, since some poolers drop them silently."""
-        settings = server_settings(self._timing)
+        settings = server_settings(self._timing, server_version=self._connection.server_version)
         made = ", ".join(f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in settings.items())
         self._connection.ask_row(f"SELECT {made}".encode(), columns=len(settings), deadline=self._deadline())
         read = ", ".join(f"pg_catalog.current_setting('{name}')" for name in settings)

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 SHORTEST = 2.0
 LONGEST = 3600.0
 
+_TRANSACTION_TIMEOUT = 170000  # the first server that knows it
+
 DRIFT = 0.001
 """By how much the two clocks may differ in speed: two that NTP slews at its limit, 500 ppm, in opposite directions.
 
@@ -71,15 +73,21 @@ def lease_timing(lease: float) -> LeaseTiming:
     )
 
 
-def server_settings(timing: LeaseTiming) -> dict[str, str]:
+def server_settings(timing: LeaseTiming, *, server_version: int) -> dict[str, str]:
     """Return the settings of the session that make the server keep its side, by name.
+
+    A statement comes in several messages, of which a network may deliver the first ones only. A server that waits for
+    the last one is in a transaction, so not idle, and no longer in a statement: that has a timeout from PostgreSQL 17
+    on. Before, only TCP notices, which a proxy in between keeps up for as long as it likes.
 
     The settings of TCP stay a second above the lease, so that neither they nor a role's defaults shorten it; they free
     the locks where the server's own words to us get lost. Over a Unix socket they do nothing.
     """
     beyond = timing.lease + 1.0
+    lease = str(math.ceil(timing.lease * 1000))  # milliseconds
     return {
-        "idle_session_timeout": str(math.ceil(timing.lease * 1000)),  # milliseconds
+        "idle_session_timeout": lease,
+        **({"transaction_timeout": lease} if server_version >= _TRANSACTION_TIMEOUT else {}),
         "statement_timeout": str(math.floor(timing.reply * 1000)),
         "lock_timeout": "0",
         "default_transaction_isolation": "read committed",
