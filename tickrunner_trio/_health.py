@@ -6,7 +6,7 @@
     STARTING  --->   an error -> FAILING    GATED -> DISABLED      CANCELLED   -> (the state stays)
 
 Every state is entered from every other by the outcome beside it; STARTING is never entered again. STALLED is no state
-of the fold: it is the absence of outcomes, which only somebody with a clock can see (`Service.health`).
+of the fold: it is the absence of outcomes, which only somebody with a clock can see (`RunningHealth`).
 
 Invariants:
 
@@ -23,8 +23,12 @@ import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum, auto
+from typing import TYPE_CHECKING
 
 from ._outcome import Outcome
+
+if TYPE_CHECKING:
+    from trio.abc import Clock
 
 
 class HealthState(StrEnum):
@@ -104,11 +108,18 @@ class RunningHealth:
 
     Most ticks succeed after one that did. Of such a tick only the time is noted, and folded when somebody looks: to
     fold each would take 4 us, a tenth of a tick.
+
+    Args:
+        health: to begin with.
+        stalls_after: seconds without an outcome of any kind, while it is expected to have some, that make it STALLED.
     """
 
-    __slots__ = ("_noted",)
+    __slots__ = ("_heard", "_noted", "_stalls_after")
 
-    def __init__(self, health: WorkerHealth) -> None:
+    def __init__(self, health: WorkerHealth, stalls_after: float) -> None:
+        self._stalls_after = stalls_after
+        # While outcomes are expected: the clock, and its time when that began or the last one came. One tuple, too.
+        self._heard: tuple[Clock, float] | None = None
         # What is folded, and of the successes since then the latest time and the greatest, in Unix time, which differ
         # where the clock was set back. One tuple, replaced as a whole.
         self._noted: tuple[WorkerHealth, float, float] = (health, -math.inf, -math.inf)
@@ -118,8 +129,20 @@ class RunningHealth:
         """As `WorkerHealth.last_outcome`."""
         return self._noted[0].last_outcome
 
+    def expect_outcomes(self, clock: Clock | None) -> None:
+        """From now on, by that clock, outcomes are to come; None: no more."""
+        self._heard = None if clock is None else (clock, clock.current_time())
+
     def now(self) -> WorkerHealth:
-        """Return the health after all that was told."""
+        """Return the health after all that was told, and all that was not."""
+        health, heard = self._told(), self._heard
+        if heard is not None:
+            clock, heard_at = heard
+            if clock.current_time() - heard_at >= self._stalls_after:
+                return replace(health, state=HealthState.STALLED)
+        return health
+
+    def _told(self) -> WorkerHealth:
         health, latest, greatest = self._noted
         if latest == -math.inf:
             return health
@@ -129,17 +152,23 @@ class RunningHealth:
 
     def begin_with(self, last_success: datetime) -> None:
         """Take when it last succeeded elsewhere, unless it has here."""
-        health = self.now()
+        health = self._told()
         if health.last_success is None:
             self._noted = replace(health, last_success=last_success), -math.inf, -math.inf
 
-    def tell(self, outcome: Outcome, *, at: float, error: BaseException | None) -> None:
-        """Take one more tick; ``at`` in Unix time, the rest as for `WorkerHealth.after`."""
+    def tell(self, outcome: Outcome, *, judged_at: float, utc_offset: float, error: BaseException | None) -> None:
+        """Take one more tick, judged at that time of the clock, which plus the offset is Unix time; see `WorkerHealth`.
+
+        In the thread whose clock it is.
+        """
+        if self._heard is not None:
+            self._heard = (self._heard[0], judged_at)
+        at = judged_at + utc_offset
         health, _, greatest = self._noted
         if outcome is Outcome.SUCCESS and health.last_outcome is outcome:
             self._noted = health, at, max(at, greatest)
         else:
-            health = self.now().after(outcome, at=datetime.fromtimestamp(at, UTC), error=error)
+            health = self._told().after(outcome, at=datetime.fromtimestamp(at, UTC), error=error)
             self._noted = health, -math.inf, -math.inf
 
 

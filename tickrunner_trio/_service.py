@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,7 @@ from ._audit import component_logger, log_safely
 from ._config import Config
 from ._errors import ServicePausedError
 from ._forced import Request
-from ._health import HealthState, RunningHealth, WorkerHealth
+from ._health import RunningHealth, WorkerHealth
 from ._ledgered import NOTHING, LedgerTurn, ledger_of, watching
 from ._lock_ids import lock_id_for
 from ._outcome import Outcome
@@ -92,7 +91,6 @@ class Service:
         "_drained",
         "_has_slept",
         "_health",
-        "_heard",
         "_last_duration",
         "_ledger",
         "_lock_id",
@@ -126,15 +124,13 @@ class Service:
         self._lock_id = lock_id_for(config.name) if config.lock_id is None else config.lock_id
         self._log = component_logger(config.name) if config.log is None else config.log
         self._ledger = ledger_of(config)
-        self._health = RunningHealth(WorkerHealth(config.name))
+        self._health = RunningHealth(WorkerHealth(config.name), stalled_after(config.interval, config.tick_timeout))
         self._meter = ServiceMeter(
             config.name, self._health, config.interval, has_gate=config.should_run is not None, provider=meter_provider
         )
         tracer = ServiceTracer(config.name, self._lock_id, provider=tracer_provider, trace_skipped=trace_skipped)
         self._under_way = list[Attempt]()
         self._shared = Shared(config, self._lock_id, self._log, self._meter, tracer, self._under_way)
-        # The clock, and its time when `run` was entered or the last outcome came; one tuple, read in any thread.
-        self._heard: tuple[trio.abc.Clock, float] | None = None
         # The slots of the run that is under way, and what makes UTC of their times.
         self._schedule: Schedule | None = None
         self._utc_offset = 0.0
@@ -182,12 +178,7 @@ class Service:
         The state is STALLED when `run` is under way and no outcome of any kind came for 4 x ``interval`` +
         ``tick_timeout`` seconds, from the entry of `run` at first.
         """
-        health, heard = self._health.now(), self._heard
-        if heard is not None:
-            clock, heard_at = heard
-            if clock.current_time() - heard_at >= stalled_after(self.interval, self._config.tick_timeout):
-                return replace(health, state=HealthState.STALLED)
-        return health
+        return self._health.now()
 
     def statistics(self) -> ServiceStatistics:
         """Return what the service is doing and has done on this replica, as a snapshot. From any thread; no blocking.
@@ -332,7 +323,7 @@ class Service:
         self._has_slept = False
         self._own_slot = None
         self._approach = self._new_approach()
-        self._heard = (trio.lowlevel.current_clock(), trio.current_time())
+        self._health.expect_outcomes(trio.lowlevel.current_clock())
         self._utc_offset = utc_offset()
         self._meter.run_is_under_way(trio.current_time() + self._utc_offset)
         self._trio_token = trio.lowlevel.current_trio_token()
@@ -349,7 +340,7 @@ class Service:
     def _end_run(self, *, crashed: bool) -> None:
         # A service that ended in order is not late; one that crashed is, until somebody runs it again.
         if not crashed:
-            self._heard = None
+            self._health.expect_outcomes(None)
             self._meter.run_is_under_way(None)
         if self._served is not None:  # a Ctrl-C came before its answer
             self._served.answer_dropped()
@@ -525,9 +516,7 @@ class Service:
         if outcome is Outcome.GATED and isinstance(error, ServicePausedError):
             # A tick in between may find the lock busy: replicas that ask at one moment do, also while it is paused.
             is_repeated, self._pause_told = self._pause_told == str(error), str(error)
-        if self._heard is not None:
-            self._heard = (self._heard[0], judged_at)
-        self._health.tell(outcome, at=judged_at + attempt.utc_offset, error=error)
+        self._health.tell(outcome, judged_at=judged_at, utc_offset=attempt.utc_offset, error=error)
         self._meter.judged(outcome)
         if outcome.result != "skipped":
             self._last_duration = judged_at - attempt.started_at
