@@ -48,6 +48,7 @@ from ._schedule import Schedule, hold_until, jitter, part_of, stalled_after
 from ._surroundings import random_of, simulated
 from ._telemetry._meters import ServiceMeter
 from ._telemetry._spans import ServiceTracer
+from ._trio_run import check_in_run_of, check_in_trio
 from ._utc import utc_at, utc_offset
 from ._watching import timed_lease
 from .abc import PromptLocker
@@ -207,7 +208,11 @@ class Service:
 
         No new tick starts, a tick whose work has not begun is dropped (CANCELLED), and a hold ends. Synchronous and
         idempotent; to be called in Trio's thread.
+
+        Raises:
+            RuntimeError: `run` is active in another thread, or another Trio run. Nothing is drained then.
         """
+        self._check_in_its_run("drain()", from_elsewhere="trio_token.run_sync_soon(service.drain)")
         self._drained = True
         surroundings = simulated.get()
         if surroundings is not None:
@@ -225,6 +230,7 @@ class Service:
 
         Raises:
             trio.BusyResourceError: another task runs this service already.
+            RuntimeError: awaited in asyncio.
 
         Cancellation handling: the work is cancelled, its lock is let go when it has stopped, then the cancellation
         passes through. How long that takes is up to the work, and to the bound of the locker's release.
@@ -280,10 +286,13 @@ class Service:
 
         Raises:
             RuntimeError: called by the work of this very service, in the task that would have to execute it. From
-                another task that the work waits for, it hangs until ``tick_timeout`` or a drain.
+                another task that the work waits for, it hangs until ``tick_timeout`` or a drain. Or: awaited in
+                asyncio, or in another Trio run than that of `run`.
 
         Cancellation handling: the tick is cancelled with its caller, which waits until the work has stopped.
         """
+        check_in_trio("Service.tick")
+        self._check_in_its_run("tick()", from_elsewhere="trio.from_thread.run(service.tick, trio_token=trio_token)")
         await trio.lowlevel.checkpoint()
         if self._run_task is trio.lowlevel.current_task():
             raise RuntimeError(
@@ -301,9 +310,15 @@ class Service:
             await self._have_served(Request(attempt, approach))
         return attempt.report()
 
+    def _check_in_its_run(self, what: str, *, from_elsewhere: str) -> None:
+        heard = self._heard
+        if self._run_task is not None and heard is not None:
+            check_in_run_of(heard[0], f"{what} of the service {self.name!r}", from_elsewhere=from_elsewhere)
+
     # What the loop does.
 
     def _begin_run(self) -> None:
+        check_in_trio("Service.run")
         if self._run_task is not None:
             raise trio.BusyResourceError(f"another task runs the service {self.name!r} already: run it once")
         self._alarm = Alarm()

@@ -25,6 +25,7 @@ import trio
 from . import _operations
 from ._audit import log_safely
 from ._service import Service
+from ._trio_run import check_in_run_of, check_in_trio
 
 if TYPE_CHECKING:
     from ._cluster_health import ClusterHealth, PastRun
@@ -69,6 +70,7 @@ class Supervisor:
         self._drained = trio.Event()
         self._scope: trio.CancelScope | None = None
         self._token: trio.lowlevel.TrioToken | None = None
+        self._clock: trio.abc.Clock | None = None  # of the run, as the token
 
     @property
     def state(self) -> Literal["idle", "running", "draining", "drained"]:
@@ -153,8 +155,15 @@ class Supervisor:
     def drain(self) -> None:
         """Drain all services and cancel what still works after ``drain_timeout`` seconds; for good.
 
-        Synchronous and idempotent: a second call does not move the deadline. To be called in Trio's thread.
+        Synchronous and idempotent: a second call does not move the deadline. To be called in Trio's thread; from
+        another one, while `run` is active, as ``supervisor.trio_token.run_sync_soon(supervisor.drain)``.
+
+        Raises:
+            RuntimeError: `run` is active in another thread, or another Trio run. Nothing is drained then.
         """
+        if self._clock is not None:
+            how = "supervisor.trio_token.run_sync_soon(supervisor.drain)"
+            check_in_run_of(self._clock, "drain() of the supervisor", from_elsewhere=how)
         if not self._drained.is_set():
             self._drained.set()
             for service in self._services:
@@ -168,6 +177,7 @@ class Supervisor:
 
         Raises:
             trio.BusyResourceError: another task runs this supervisor already.
+            RuntimeError: awaited in asyncio.
 
         Cancellation handling: all services are cancelled and their locks let go, then the cancellation passes through.
 
@@ -175,10 +185,12 @@ class Supervisor:
         ERROR with its traceback, and the service is run again after 1 second, doubling to 30. Any other BaseException
         cancels all services and passes through; as it is, unless several came at once.
         """
+        check_in_trio("Supervisor.run")
         if self._scope is not None:
             raise trio.BusyResourceError("another task runs this supervisor already: run it once")
         self._scope = trio.CancelScope()
         self._token = trio.lowlevel.current_trio_token()
+        self._clock = trio.lowlevel.current_clock()
         ending: BaseException
         try:
             with self._scope:
@@ -197,7 +209,7 @@ class Supervisor:
             # The nursery's own wrapping comes off, and no more: what is in it may be a group of the work's.
             ending = group.exceptions[0] if len(group.exceptions) == 1 else group
         finally:
-            self._scope = self._token = None
+            self._scope = self._token = self._clock = None
         # Out of the clause above, which would make the group its context.
         raise ending
 
