@@ -37,7 +37,8 @@ class Config:
     """Everything that makes a `Service`, validated at construction; ``dataclasses.replace`` validates anew.
 
     Raises:
-        TypeError: a field is of the wrong kind (a bool for a number, a plain function for an async one, ...).
+        TypeError: a field is of the wrong kind (a bool for a number, a plain function for an async one, one that takes
+            other arguments, ...).
         ValueError: a field is of the right kind and out of its bounds.
     """
 
@@ -67,10 +68,12 @@ class Config:
             )
         if self.should_run is not None:
             _check_plain("should_run", self.should_run)
+            check_takes("should_run", self.should_run)
         if self.startup is not None:
             _check_async("startup", self.startup)
         if self.on_error is not None:
             _check_plain("on_error", self.on_error)
+            check_takes("on_error", self.on_error, "error")
         if self.tick_timeout is not None:
             _check_seconds("tick_timeout", self.tick_timeout)
         _check_cadence(self.cadence)
@@ -115,8 +118,9 @@ def _check_async(field: str, function: object) -> None:
     if not is_async_callable(function):
         raise TypeError(
             f"{field} must be an async function of one argument, the Tick, got {function!r}: "
-            f"write 'async def {field}(tick): ...'"
+            f"write 'async def {field}(tick): ...', or give a plain function to tickrunner_trio.bridges.thread_work"
         )
+    check_takes(field, function, "tick")
 
 
 def _check_plain(field: str, function: object) -> None:
@@ -131,6 +135,23 @@ def _check_cadence(cadence: object) -> None:
         raise TypeError(f"cadence must be a str, got {cadence!r}: use 'cluster' or 'replica'")
     if cadence not in ("cluster", "replica"):
         raise ValueError(f"cadence must be 'cluster' or 'replica', got {cadence!r}: use one of the two")
+
+
+def check_takes(field: str, function: object, *arguments: str) -> None:
+    """Refuse a callable that takes other arguments than these; one that does not say what it takes is let through."""
+    assert callable(function)
+    try:
+        # Of the outermost function, since a decorator may add arguments to those that it is called with.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except Exception:  # some builtins have none, and its annotations may be evaluated only now
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        call = f"{field}({', '.join(arguments)})"
+        raise TypeError(
+            f"{field} must take the arguments of {call}, got {function!r}: have it take these, and need no others"
+        ) from None
 
 
 def is_async_callable(function: object) -> bool:
