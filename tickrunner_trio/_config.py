@@ -42,7 +42,9 @@ class Config:
         ValueError: a field is of the right kind and out of its bounds.
     """
 
-    name: str  #: snake_case (``[a-z][a-z0-9_]*``), at most 63 characters; unique among the services of a process.
+    #: snake_case (``[a-z][a-z0-9_]*``), at most 63 characters. It says which lock the service has, unless ``lock_id``
+    #: does: services of one name in one database exclude each other, those of another application too.
+    name: str
     interval: float  #: Seconds from slot to slot: finite, above 0, at most 366 days.
     locker: AdvisoryLocker  #: Where the lock is: a `PostgresLocker`, a `MemoryLocker`, or anybody's own.
     work: Callable[[Tick], Awaitable[None]]  #: ``async def work(tick)``: one pass over what there is to do.
