@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +61,15 @@ def test_the_service_is_a_program_of_ten_lines_that_shows_its_ticks(dsn: str, tm
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        patience = threading.Timer(60, process.kill)  # for a program that says nothing, as it would without logging
+        patience.start()
         try:
             assert process.stderr is not None
             assert any("sweeping" in line for line in process.stderr)
         finally:
+            patience.cancel()
             process.kill()
+            patience.join()
 
 
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("tickrunner check")])
