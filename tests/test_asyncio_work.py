@@ -928,6 +928,13 @@ def test_what_is_no_async_function_is_refused_with_the_remedy(function: Any) -> 
         asyncio_work(function)
 
 
+def test_a_function_that_takes_no_tick_is_refused_with_the_remedy() -> None:
+    async def without_tick() -> None: ...
+
+    with pytest.raises(TypeError, match=r"^fn must take the arguments of fn\(tick\), got <.*>: have it take these"):
+        asyncio_work(without_tick)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "work",
     [

@@ -301,7 +301,7 @@ def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.Monkey
     for name in [name for name in sys.modules if name.startswith("tickrunner_trio.admin")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
-    with pytest.raises(UsageError, match=r"pip install tickrunner-trio\[admin\]"):
+    with pytest.raises(UsageError, match=r"pip install 'tickrunner-trio\[admin\]'"):
         admin_options("8080", token_file=None, names=(), as_json=False)
 
 

@@ -173,7 +173,7 @@ def test_missing_packages_are_said_with_the_remedy(tmp_path: Path) -> None:
     status, _, stderr = run_brief("brief", PYTHONPATH=path, OTEL_TRACES_EXPORTER=OTLP)
     assert status == 2
     assert "the environment asks for telemetry (OTEL_TRACES_EXPORTER), and its packages are not there" in stderr
-    assert "pip install tickrunner-trio[otel]" in stderr
+    assert "pip install 'tickrunner-trio[otel]'" in stderr
 
 
 # -- End to end --------------------------------------------------------------------------------------------------------

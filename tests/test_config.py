@@ -33,6 +33,23 @@ def plain(*args: Any) -> bool:
     return True
 
 
+async def without_tick() -> None: ...
+
+
+async def of_two(tick: Any, second: Any) -> None: ...
+
+
+async def of_keywords(*, tick: Any) -> None: ...
+
+
+def injecting(function: Any) -> Any:
+    @functools.wraps(function)
+    async def injected(tick: Any) -> None:
+        await function(tick, "a client")
+
+    return injected
+
+
 async def async_generator(*args: Any) -> AsyncIterator[None]:
     yield
 
@@ -94,8 +111,14 @@ PLAIN_FUNCTIONS = [
     functools.partial(plain, 1),
     PlainCall(),
     PlainCall().method,
-    [].append,
+    print,
     bool,
+]
+WRONG_NUMBERS: list[tuple[str, Any]] = [
+    *(("work", value) for value in (without_tick, of_two, of_keywords, functools.partial(of_two, 1, 2))),
+    *(("startup", value) for value in (without_tick, functools.partial(without_tick))),
+    *(("should_run", value) for value in ([].append, lambda tick: True)),
+    *(("on_error", value) for value in ([].clear, lambda: None, lambda error, tick: None)),
 ]
 GENERATORS = [generator, functools.partial(generator, 1), GeneratorCall(), GeneratorCall().method, async_generator]
 
@@ -178,6 +201,7 @@ SECONDS = "a finite number of seconds above 0 and at most 31622400 (366 days)"
 LOCKER_METHOD = "an object with an async method with_advisory_lock(lock_id, fn)"
 LOCKERS = "use a PostgresLocker, or a MemoryLocker where one process is all there is"
 ASYNC_FUNCTION = "an async function of one argument, the Tick"
+OR_A_THREAD = "or give a plain function to tickrunner_trio.bridges.thread_work"
 
 
 @pytest.mark.parametrize(
@@ -189,8 +213,8 @@ ASYNC_FUNCTION = "an async function of one argument, the Tick"
         ("interval", "60", "a number of seconds (an int or a float)", "write one, as in 60"),
         ("tick_timeout", math.inf, SECONDS, "choose one within these bounds"),
         ("locker", None, LOCKER_METHOD, LOCKERS),
-        ("work", "sweep", ASYNC_FUNCTION, "write 'async def work(tick): ...'"),
-        ("startup", plain, ASYNC_FUNCTION, "write 'async def startup(tick): ...'"),
+        ("work", "sweep", ASYNC_FUNCTION, f"write 'async def work(tick): ...', {OR_A_THREAD}"),
+        ("startup", plain, ASYNC_FUNCTION, f"write 'async def startup(tick): ...', {OR_A_THREAD}"),
         ("should_run", True, "a plain function", "write one with 'def'"),
         ("lock_id", "1", "an int", "use lock_id_for(name) to derive one from a name"),
         ("log", "x", "a Logger or a LoggerAdapter", "use component_logger('sweep')"),
@@ -215,6 +239,31 @@ def test_a_function_of_the_wrong_colour_is_told_so(field: str) -> None:
     said = re.escape(f"{field} must be a plain function, got the async or generator {asynchronous!r}: use 'def'")
     with pytest.raises(TypeError, match=f"^{said}$"):
         config(**{field: asynchronous})
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG_NUMBERS)
+def test_a_function_of_other_arguments_is_told_which_it_is_called_with(field: str, value: Any) -> None:
+    call = {"should_run": "should_run()", "on_error": "on_error(error)"}.get(field, f"{field}(tick)")
+    must = f"{field} must take the arguments of {call}, got {value!r}: have it take these, and need no others"
+    with pytest.raises(TypeError, match=f"^{re.escape(must)}$"):
+        config(**{field: value})
+
+
+async def test_a_decorator_may_add_arguments_to_those_that_it_is_called_with() -> None:
+    subject = config(work=injecting(of_two))
+    assert await subject.work(None) is None  # type: ignore[func-returns-value,arg-type]
+
+
+def test_a_function_that_does_not_say_what_it_takes_is_let_through() -> None:
+    class Unknown:
+        @property
+        def __signature__(self) -> Any:
+            raise NameError("Tick")  # as annotations do that are evaluated late
+
+        async def __call__(self, tick: Any) -> None: ...
+
+    for function in (Unknown(), functools.partial(Unknown())):
+        assert config(work=function).work is function
 
 
 @pytest.mark.parametrize("name", ["a", "a1", "a_", "move_objects_2", "x" * 63])

@@ -651,7 +651,7 @@ def test_a_missing_package_is_one_line_with_the_remedy(tmp_path: Path) -> None:
     assert (status, output) == (2, "")
     assert errors == (
         "tickrunner: the demo needs packages that are not there (there is no rich): "
-        "run 'python -m pip install tickrunner-trio[demo]'\n"
+        "run python -m pip install 'tickrunner-trio[demo]'\n"
     )
 
 

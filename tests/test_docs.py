@@ -7,15 +7,19 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import pytest
+import trio
 from pages import DOCS, ROOT, Page, page, pages
 
-from tickrunner_trio import _supervisor
+from tickrunner_trio import MemoryLocker, Outcome, Service, _supervisor
 from tickrunner_trio._schedule import FAILURE_HOLD, MAX_JITTER, SUCCESS_HOLD, part_of
 from tickrunner_trio.lockers import _lock_book, _session_thread
 from tickrunner_trio.lockers._timing import lease_timing
+from tickrunner_trio.testing import Cluster
 
 TIMING = lease_timing(15.0)
 
@@ -99,6 +103,48 @@ def test_the_figures_of_the_failures_are_those_of_the_code() -> None:
     assert f"up to {_session_thread._LONGEST_BACKOFF_SECONDS:g} s until the next attempt to connect" in text
     assert f"more than {_lock_book.MOST_LOCKS:,} locks at once" in text
     assert f"{_supervisor.FIRST_BACKOFF:g} s, doubling to {_supervisor.LONGEST_BACKOFF:g} s" in text
+
+
+# -- Questions ---------------------------------------------------------------------------------------------------------
+
+
+def of_the_questions() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for block in page("questions").blocks("python"):
+        exec(block, found)
+    return found
+
+
+def test_the_nightly_service_runs_once_a_night_over_all_replicas() -> None:
+    found = of_the_questions()
+
+    class VirtualDatetime(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> VirtualDatetime:
+            return cls.fromtimestamp(datetime(2026, 7, 1, tzinfo=UTC).timestamp() + trio.current_time(), tz)
+
+    found["datetime"] = VirtualDatetime
+    days = 3
+    timeline = Cluster(lambda locker: [found["nightly"](locker)], replicas=3).run(days * 86400)
+    three_in_berlin = 1  # in UTC, in summer
+    assert [run.started_at // 3600 for run in timeline.runs] == [24 * day + three_in_berlin for day in range(days)]
+
+
+async def test_the_service_of_another_application_has_a_lock_of_its_own() -> None:
+    found, locker = of_the_questions(), MemoryLocker()
+    theirs = found["shop_report"](locker)
+    ours = Service(replace(theirs.config, lock_id=None))
+
+    async def tick_both(lease: object) -> None:
+        assert [(await each.tick()).outcome for each in (ours, theirs)] == [Outcome.BUSY, Outcome.SUCCESS]
+
+    assert await locker.with_advisory_lock(ours.lock_id, tick_both)
+
+
+def test_the_questions_have_the_figures_of_the_code() -> None:
+    text = page("questions").words
+    assert f"for {SUCCESS_HOLD:g} of the interval" in text
+    assert f"after up to {MAX_JITTER:g} seconds with `interval=300`" in text
 
 
 # -- Scaling -----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ MODULES = {
         *("_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "_version", "lockers._timing"),
         *("_cluster_health", "_dueness", "lockers._ledger_schema"),
     ],
-    "observing": ["_audit", "_surroundings", "_utc", "_telemetry*"],
+    "observing": ["_audit", "_surroundings", "_trio_run", "_utc", "_telemetry*"],
     "running": [
         *("_alarm", "_attempt", "_watching", "_forced", "_reporting", "_service", "_supervisor", "_passes"),
         *("_operations", "_ledgered"),

@@ -18,7 +18,6 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import always, names, run_for, service, virtually
-from trio.testing import wait_all_tasks_blocked
 
 from tickrunner_trio import (
     AdvisoryLocker,
@@ -924,30 +923,6 @@ def test_two_tasks_cannot_run_one_service() -> None:
             nursery.cancel_scope.cancel()
 
     virtually(main)
-
-
-@pytest.mark.parametrize("call", ["drain", "tick"])
-def test_another_thread_or_trio_run_is_refused_and_the_service_goes_on(call: str) -> None:
-    """Trio would raise when half of it was done, and the service would never wake again."""
-
-    def in_another_thread() -> None:
-        if call == "drain":
-            subject.drain()
-        else:
-            trio.run(subject.tick)
-
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(subject.run)
-            await wait_all_tasks_blocked()
-            with pytest.raises(RuntimeError, match=f"{call} was called outside of the Trio run in which run is active"):
-                await trio.to_thread.run_sync(in_another_thread)
-            assert (await subject.tick()).outcome is Outcome.SUCCESS
-            subject.drain()
-
-    subject = service(nothing, interval=100)
-    trio.run(main)
-    assert trio.run(subject.tick).outcome is Outcome.CANCELLED  # drained, and no run is active
 
 
 @pytest.mark.usefixtures("half_jitter")

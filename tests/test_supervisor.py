@@ -437,22 +437,6 @@ def test_started_comes_before_any_service_has_done_anything(_again: int) -> None
     assert (told, subject.entered, work.starts) == ([0], [0], [0])
 
 
-def test_a_drain_in_another_thread_is_refused_and_one_in_the_right_thread_then_works() -> None:
-    """Trio would raise when half of it was done, after which no drain did anything any more."""
-
-    async def main() -> None:
-        supervisor = Supervisor([service(nothing)])
-        async with trio.open_nursery() as nursery:
-            await nursery.start(supervisor.run)
-            with pytest.raises(RuntimeError, match=r"drain was called outside .* trio.from_thread.run_sync\(drain"):
-                await trio.to_thread.run_sync(supervisor.drain)
-            assert supervisor.state == "running"
-            await trio.to_thread.run_sync(trio.from_thread.run_sync, supervisor.drain)
-        supervisor.drain()
-
-    trio.run(main)
-
-
 def test_two_tasks_cannot_run_one_supervisor_and_the_first_does_not_notice() -> None:
     work = Work()
 

@@ -463,6 +463,11 @@ def test_what_is_no_function_is_refused_with_the_remedy(function: Any) -> None:
         thread_work(function)
 
 
+def test_a_function_that_takes_no_tick_is_refused_with_the_remedy() -> None:
+    with pytest.raises(TypeError, match=r"^fn must take the arguments of fn\(tick\), got <.*>: have it take these"):
+        thread_work(lambda: None)  # type: ignore[arg-type,misc]
+
+
 def test_a_limiter_of_the_wrong_kind_is_refused_with_the_remedy() -> None:
     with pytest.raises(TypeError, match=r"limiter must be a trio.CapacityLimiter, got 3: make one"):
         thread_work(plain, limiter=3)  # type: ignore[arg-type]

@@ -17,8 +17,9 @@
 #     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _alarm,
 #                  _watching, _ledgered (a service at its locker's ledger), _reporting, _operations (what a supervisor
 #                  asks of a ledger), _passes
-#     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _surroundings (what simulations
-#                  replace); _telemetry/ (the only importer of opentelemetry: spans, and integers that exporters read)
+#     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _trio_run (who calls from
+#                  elsewhere); _surroundings (what simulations replace); _telemetry/ (the only importer of
+#                  opentelemetry: spans, and integers that exporters read)
 #     pure         _config, _outcome, _schedule, _dueness (when a ledger says a service is due), _health,
 #                  _cluster_health, _statistics, _lock_ids, _version; of lockers/ _timing (of the lease) and
 #                  _ledger_schema (its tables): no await, no I/O, time comes in as an argument

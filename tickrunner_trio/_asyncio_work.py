@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ._asyncio_tasks import captured, on_application, on_trio_asyncio, protect_from_interrupts
-from ._config import is_async_callable
+from ._config import check_takes, is_async_callable
 from ._foreign import Foreign, refuse_work
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def asyncio_work(
         An async function for ``Config(work=...)``.
 
     Raises:
-        TypeError: ``fn`` is no async function, or is work already, or ``loop`` no loop.
+        TypeError: ``fn`` is no async function of one argument, or is work already, or ``loop`` no loop.
         RuntimeError: without ``loop``: this is Python 3.14 or newer, where trio-asyncio does not work.
         ModuleNotFoundError: without ``loop``: trio-asyncio is not installed.
 
@@ -102,6 +102,7 @@ def asyncio_work(
             f"fn must be an async function of one argument, the Tick, got {fn!r}: "
             "write 'async def work(tick): ...', or give a plain function to thread_work"
         )
+    check_takes("fn", fn, "tick")
     if loop is None:
         return _AsyncioWork(fn, partial(on_trio_asyncio, _import_trio_asyncio()))
     if not isinstance(loop, asyncio.AbstractEventLoop):

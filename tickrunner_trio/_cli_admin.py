@@ -67,7 +67,7 @@ def admin_options(
         from .admin import _security as security  # noqa: PLC0415 - of the extra "admin"
     except ImportError as error:
         raise UsageError(
-            f"--admin needs packages that are not there ({error}): run 'python -m pip install tickrunner-trio[admin]'"
+            f"--admin needs packages that are not there ({error}): run python -m pip install 'tickrunner-trio[admin]'"
         ) from error
     host, port = _parsed(address)
     named = [*names, *([] if security.is_address(host) else [host])]

@@ -51,7 +51,7 @@ def telemetry_of_environment(name: str) -> Generator[None]:
         variables = ", ".join(sorted(each for each in os.environ if each.startswith("OTEL_")))
         raise UsageError(
             f"the environment asks for telemetry ({variables}), and its packages are not there ({error}): "
-            "run 'python -m pip install tickrunner-trio[otel]', or set OTEL_SDK_DISABLED=true"
+            "run python -m pip install 'tickrunner-trio[otel]', or set OTEL_SDK_DISABLED=true"
         ) from error
     except (ValueError, TypeError, StopIteration) as error:  # some already when its modules are imported
         raise UsageError(

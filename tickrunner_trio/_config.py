@@ -37,11 +37,14 @@ class Config:
     """Everything that makes a `Service`, validated at construction; ``dataclasses.replace`` validates anew.
 
     Raises:
-        TypeError: a field is of the wrong kind (a bool for a number, a plain function for an async one, ...).
+        TypeError: a field is of the wrong kind (a bool for a number, a plain function for an async one, one that takes
+            other arguments, ...).
         ValueError: a field is of the right kind and out of its bounds.
     """
 
-    name: str  #: snake_case (``[a-z][a-z0-9_]*``), at most 63 characters; unique among the services of a process.
+    #: snake_case (``[a-z][a-z0-9_]*``), at most 63 characters. It says which lock the service has, unless ``lock_id``
+    #: does: services of one name in one database exclude each other, those of another application too.
+    name: str
     interval: float  #: Seconds from slot to slot: finite, above 0, at most 366 days.
     locker: AdvisoryLocker  #: Where the lock is: a `PostgresLocker`, a `MemoryLocker`, or anybody's own.
     work: Callable[[Tick], Awaitable[None]]  #: ``async def work(tick)``: one pass over what there is to do.
@@ -67,10 +70,12 @@ class Config:
             )
         if self.should_run is not None:
             _check_plain("should_run", self.should_run)
+            check_takes("should_run", self.should_run)
         if self.startup is not None:
             _check_async("startup", self.startup)
         if self.on_error is not None:
             _check_plain("on_error", self.on_error)
+            check_takes("on_error", self.on_error, "error")
         if self.tick_timeout is not None:
             _check_seconds("tick_timeout", self.tick_timeout)
         _check_cadence(self.cadence)
@@ -115,8 +120,9 @@ def _check_async(field: str, function: object) -> None:
     if not is_async_callable(function):
         raise TypeError(
             f"{field} must be an async function of one argument, the Tick, got {function!r}: "
-            f"write 'async def {field}(tick): ...'"
+            f"write 'async def {field}(tick): ...', or give a plain function to tickrunner_trio.bridges.thread_work"
         )
+    check_takes(field, function, "tick")
 
 
 def _check_plain(field: str, function: object) -> None:
@@ -131,6 +137,23 @@ def _check_cadence(cadence: object) -> None:
         raise TypeError(f"cadence must be a str, got {cadence!r}: use 'cluster' or 'replica'")
     if cadence not in ("cluster", "replica"):
         raise ValueError(f"cadence must be 'cluster' or 'replica', got {cadence!r}: use one of the two")
+
+
+def check_takes(field: str, function: object, *arguments: str) -> None:
+    """Refuse a callable that takes other arguments than these; one that does not say what it takes is let through."""
+    assert callable(function)
+    try:
+        # Of the outermost function, since a decorator may add arguments to those that it is called with.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except Exception:  # some builtins have none, and its annotations may be evaluated only now
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        call = f"{field}({', '.join(arguments)})"
+        raise TypeError(
+            f"{field} must take the arguments of {call}, got {function!r}: have it take these, and need no others"
+        ) from None
 
 
 def is_async_callable(function: object) -> bool:

@@ -230,11 +230,11 @@ def _require_packages() -> None:
             importlib.import_module(package)
     except ImportError as error:
         raise UsageError(
-            f"the demo needs packages that are not there ({error}): run 'python -m pip install tickrunner-trio[demo]'"
+            f"the demo needs packages that are not there ({error}): run python -m pip install 'tickrunner-trio[demo]'"
         ) from error
     if not os.environ.get("TICKRUNNER_TEST_DSN") and not server_binaries():
         raise UsageError(
-            "the demo finds no PostgreSQL to start: run 'python -m pip install tickrunner-trio[demo]', "
+            "the demo finds no PostgreSQL to start: run python -m pip install 'tickrunner-trio[demo]', "
             "or let TICKRUNNER_TEST_DSN name a server"
         )
 

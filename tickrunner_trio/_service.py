@@ -48,6 +48,7 @@ from ._schedule import Schedule, hold_until, jitter, part_of, stalled_after
 from ._surroundings import random_of, simulated
 from ._telemetry._meters import ServiceMeter
 from ._telemetry._spans import ServiceTracer
+from ._trio_run import check_in_run_of, check_in_trio
 from ._utc import utc_at, utc_offset
 from ._watching import timed_lease
 from .abc import PromptLocker
@@ -207,10 +208,9 @@ class Service:
         idempotent; to be called in Trio's thread.
 
         Raises:
-            RuntimeError: `run` is active in another thread or Trio run; nothing was done.
+            RuntimeError: `run` is active in another thread, or another Trio run. Nothing is drained then.
         """
-        if self._run_task is not None:
-            check_trio_run(self._trio_token, "drain", "trio.from_thread.run_sync")
+        self._check_in_its_run("drain()", from_elsewhere="trio_token.run_sync_soon(service.drain)")
         self._drained = True
         surroundings = simulated.get()
         if surroundings is not None:
@@ -228,6 +228,7 @@ class Service:
 
         Raises:
             trio.BusyResourceError: another task runs this service already.
+            RuntimeError: awaited in asyncio.
 
         Cancellation handling: the work is cancelled, its lock is let go when it has stopped, then the cancellation
         passes through. How long that takes is up to the work, and to the bound of the locker's release.
@@ -287,19 +288,19 @@ class Service:
 
         Raises:
             RuntimeError: called by the work of this very service, in the task that would have to execute it. From
-                another task that the work waits for, it hangs until ``tick_timeout`` or a drain. Or `run` is active in
-                another Trio run.
+                another task that the work waits for, it hangs until ``tick_timeout`` or a drain. Or: awaited in
+                asyncio, or in another Trio run than that of `run`.
 
         Cancellation handling: the tick is cancelled with its caller, which waits until the work has stopped.
         """
+        check_in_trio("Service.tick")
+        self._check_in_its_run("tick()", from_elsewhere="trio.from_thread.run(service.tick, trio_token=trio_token)")
         await trio.lowlevel.checkpoint()
         if self._run_task is trio.lowlevel.current_task():
             raise RuntimeError(
                 f"the work of {self.name} awaits a tick of its own service, which would wait for that work for ever: "
                 "loop within the work instead"
             )
-        if self._run_task is not None:
-            check_trio_run(self._trio_token, "tick", "trio.from_thread.run")
         approach = trio.CancelScope()
         attempt = self._attempt(self._config.work, trio.current_time(), approach, forced=True)
         if self._drained:
@@ -314,9 +315,14 @@ class Service:
         finally:
             attempt.let_go()
 
+    def _check_in_its_run(self, what: str, *, from_elsewhere: str) -> None:
+        if self._run_task is not None:
+            check_in_run_of(self._trio_token, f"{what} of the service {self.name!r}", from_elsewhere=from_elsewhere)
+
     # What the loop does.
 
     def _begin_run(self) -> None:
+        check_in_trio("Service.run")
         if self._run_task is not None:
             raise trio.BusyResourceError(f"another task runs the service {self.name!r} already: run it once")
         self._alarm = Alarm()
@@ -533,22 +539,6 @@ class Service:
         surroundings = simulated.get()
         if surroundings is not None:
             surroundings.overhear(attempt.report())
-
-
-def check_trio_run(token: trio.lowlevel.TrioToken | None, called: str, remedy: str) -> None:
-    """Raise RuntimeError in any other thread or Trio run than that of the token, before anything is done to its tasks.
-
-    Trio would raise too, but when half of it was done: a task that counts as woken, and sleeps for ever.
-    """
-    try:
-        here = trio.lowlevel.current_trio_token()
-    except RuntimeError:  # in no Trio run; `in_trio_run` came later than the oldest Trio that we take
-        here = None
-    if here is not token:
-        raise RuntimeError(
-            f"{called} was called outside of the Trio run in which run is active: "
-            f"use {remedy}({called}, trio_token=...) in another thread"
-        )
 
 
 def _outcome_of(attempt: Attempt) -> Outcome:

@@ -24,7 +24,8 @@ import trio
 
 from . import _operations
 from ._audit import log_safely
-from ._service import Service, check_trio_run
+from ._service import Service
+from ._trio_run import check_in_run_of, check_in_trio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -158,13 +159,15 @@ class Supervisor:
     def drain(self) -> None:
         """Drain all services and cancel what still works after ``drain_timeout`` seconds; for good.
 
-        Synchronous and idempotent: a second call does not move the deadline. To be called in Trio's thread.
+        Synchronous and idempotent: a second call does not move the deadline. To be called in Trio's thread; from
+        another one, while `run` is active, as ``supervisor.trio_token.run_sync_soon(supervisor.drain)``.
 
         Raises:
-            RuntimeError: `run` is active in another thread or Trio run; nothing was done.
+            RuntimeError: `run` is active in another thread, or another Trio run. Nothing is drained then.
         """
         if self._token is not None:
-            check_trio_run(self._token, "drain", "trio.from_thread.run_sync")
+            how = "supervisor.trio_token.run_sync_soon(supervisor.drain)"
+            check_in_run_of(self._token, "drain() of the supervisor", from_elsewhere=how)
         if not self._drained.is_set():
             self._drained.set()
             for service in self._services:
@@ -178,6 +181,7 @@ class Supervisor:
 
         Raises:
             trio.BusyResourceError: another task runs this supervisor already.
+            RuntimeError: awaited in asyncio.
 
         Cancellation handling: all services are cancelled and their locks let go, then the cancellation passes through.
 
@@ -186,6 +190,7 @@ class Supervisor:
         scope that the service's own work has left open. Any other BaseException cancels all services and passes
         through; as it is, unless several came at once.
         """
+        check_in_trio("Supervisor.run")
         if self._scope is not None:
             raise trio.BusyResourceError("another task runs this supervisor already: run it once")
         self._scope = trio.CancelScope()

@@ -26,7 +26,7 @@ import outcome
 import trio
 
 from ._audit import log_safely
-from ._config import is_async_callable, yields
+from ._config import check_takes, is_async_callable, yields
 from ._foreign import Foreign, beside, refuse_work
 from ._telemetry._events import thread_stopped
 
@@ -72,7 +72,8 @@ def thread_work(
         An async function for ``Config(work=...)``. One Trio run at a time may use it.
 
     Raises:
-        TypeError: ``fn`` is no plain function, or is work already, or ``limiter`` no `trio.CapacityLimiter`.
+        TypeError: ``fn`` is no plain function of one argument, or is work already, or ``limiter`` no
+            `trio.CapacityLimiter`.
 
     Cancellation handling: as above. Cancelled while it waits for the limiter, it starts no thread.
 
@@ -95,6 +96,7 @@ def thread_work(
         raise TypeError(
             f"fn must be a plain function of one argument, the Tick, got {fn!r}: write 'def work(tick): ...'"
         )
+    check_takes("fn", fn, "tick")
     if limiter is not None and not isinstance(limiter, trio.CapacityLimiter):
         raise TypeError(f"limiter must be a trio.CapacityLimiter, got {limiter!r}: make one, or leave it out")
     return _ThreadWork(fn, limiter or trio.CapacityLimiter(1))

@@ -16,6 +16,7 @@ from .._audit import log_safely
 from .._errors import LockerConfigurationError
 from .._lock_ids import checked_lock_id
 from .._telemetry._meters import LockerMeter, SessionTally
+from .._trio_run import check_in_trio
 from ..abc import LedgerState
 from ._calls import Calls
 from ._clock import boot_seconds
@@ -166,8 +167,9 @@ class PostgresLocker:
                 shares sessions, a parameter of ``conninfo`` is wrong, the server does not know the user, the password
                 or the database, or there is no ledger and the role may not make it. If it turns out later, locks raise
                 it.
-            RuntimeError: entered for the second time.
+            RuntimeError: entered for the second time, or in asyncio.
         """
+        check_in_trio("'async with PostgresLocker(...)'")
         if self._thread is not None:
             raise RuntimeError("this PostgresLocker has been entered before: make a new one for each 'async with'")
         from ._session_thread import SessionThread  # noqa: PLC0415  # who only imports the library does not pay for it: 10 ms
