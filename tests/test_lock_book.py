@@ -768,12 +768,28 @@ def test_a_book_that_nobody_has_used_yet_has_its_thread_woken_at_once() -> None:
 
 def test_a_hold_that_has_woken_the_thread_is_company_enough_for_whoever_comes_before_it_has_looked() -> None:
     desk = Desk()
-    [lease] = desk.have(5)
+    [lease, other] = desk.have(5, 7)
     assert not desk.book.next_batch()
     roused = desk.roused
     assert lease.let_go_after(1.0)
+    assert other.let_go_after(0.5)
     desk.want(6)
     assert desk.roused == roused + 1
+
+
+def test_a_hold_that_ends_when_the_thread_looks_by_itself_wakes_nobody() -> None:
+    desk = Desk()
+    [lease, other] = desk.have(5, 7)
+    assert lease.let_go_after(1.0)
+    assert not desk.book.next_batch()
+    assert desk.book.due_at() == 1.0
+    roused = desk.roused
+    assert other.let_go_after(1.0)
+    assert desk.roused == roused
+    desk.now = 1.0
+    assert desk.book.next_batch().releases == [lease, other], "so it is awake, although nobody woke it"
+    desk.want(6)
+    assert desk.roused == roused
 
 
 def test_to_hand_back_a_lock_whose_hold_has_ended_and_that_is_free_wakes_nobody() -> None:
@@ -804,6 +820,8 @@ def test_a_hold_that_is_longer_than_a_beat_wakes_nobody() -> None:
 def test_a_hold_wakes_the_thread_at_once_also_when_it_is_to_be_woken_soon() -> None:
     desk = Desk()
     leases = desk.have(*range(20))
+    assert leases[1].let_go_after(1.0)
+    assert desk.roused == 1, "it is awake"
     assert not desk.book.next_batch()
     desk.want(50)
     assert (desk.roused, desk.at_once) == (2, False)
@@ -942,7 +960,12 @@ def test_results_that_cannot_be_written_are_tried_again_together_when_the_first_
         desk.book.answered(desk.book.next_batch(), [], desk.now, {lease})
         desk.now += 0.125
     assert desk.book.due_at() == 0.2
-    assert desk.book.next_batch().releases == leases
+    batch = desk.book.next_batch()
+    assert batch.releases == leases
+    assert desk.book.answered(batch, [], desk.now, {leases[1]}) == [(leases[0], True)]
+    assert desk.book.due_at() == desk.now + 0.2
+    desk.now += 0.25
+    assert desk.book.next_batch().releases == leases[1:], "and not what is written"
 
 
 def test_a_lock_whose_result_could_not_be_written_makes_no_room_when_it_is_tried_again() -> None:

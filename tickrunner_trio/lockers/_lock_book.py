@@ -312,7 +312,6 @@ class LockBook:
             now = self._clock()
             lost_at = self.deadline.passed_at if self.deadline.has_passed(now) else now
             self.deadline.end()
-            self._waker.sleeps()
             stop_by = self.deadline.server_ends_at()
             if not server_has_it:  # it lets rivals in by now, so the work has what it was promised and no more
                 stop_by = min(stop_by, now + self._timing.cleanup)
@@ -345,8 +344,6 @@ class LockBook:
         with self._mutex:
             if self._lost_work:
                 self._waker.sleeps()
-            else:
-                self._waker.stays_awake()
             return bool(self._lost_work)
 
     def outlived(self) -> list[PostgresLease]:

@@ -89,9 +89,5 @@ class Waker:
         self._is_alone = found < _COMPANY
 
     def sleeps(self) -> None:
-        """It sleeps, or is about to, whatever there is."""
+        """It is about to sleep, whatever there is."""
         self._thread_is = _Thread.ASLEEP
-
-    def stays_awake(self) -> None:
-        """It has something to do."""
-        self._thread_is = _Thread.AWAKE
