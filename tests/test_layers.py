@@ -35,7 +35,7 @@ MODULES = {
         *("lockers._holders", "lockers._short", "lockers._ledger", "lockers._ledger_rows", "lockers._ledger_setup"),
         *("lockers._ledger_transaction", "lockers._ledger_watch", "lockers._ledger_lease", "lockers._ledger_session"),
         *("lockers._ledger_statements", "lockers._pipeline", "lockers._arrays", "lockers._batch", "lockers._unwritten"),
-        *("lockers._waker", "lockers._watchdog", "lockers._opening"),
+        *("lockers._waker", "lockers._watchdog", "lockers._opening", "lockers._ledger_refusals"),
     ],
     "bridges": ["bridges", "_thread_work", "_asyncio_work", "_asyncio_tasks", "_foreign"],
     "contents": [""],  # the package itself

@@ -614,7 +614,7 @@ async def test_a_role_that_may_no_longer_use_the_ledger_is_told_so(dsn: str) -> 
         async with PostgresLocker(conninfo, ledger=True) as locker:
             await run(locker)
             do(dsn, f"REVOKE ALL ON ALL TABLES IN SCHEMA tickrunner FROM {name}")
-            with pytest.raises(LockerConfigurationError, match=r"the role may not use the ledger .*--print"):
+            with pytest.raises(LockerConfigurationError, match=r"the role may not do this to the ledger .*--print"):
                 await ask(locker, never)
 
 

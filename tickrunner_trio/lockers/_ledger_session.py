@@ -37,6 +37,7 @@ from ._arrays import array, items_of, quoted_item, text_array
 from ._batch import Done, lock_ids
 from ._clock import boot_seconds
 from ._ledger_lease import LedgerLease, Row
+from ._ledger_refusals import in_words_of_the_ledger
 from ._ledger_schema import escaped
 from ._ledger_statements import ledger_statements
 from ._ledger_watch import Seen
@@ -114,9 +115,9 @@ class LedgerSession(Session):
             statements.append(("put_back", [tried, has_row]))
         if watched:
             statements.append(("look", [text_array(watched)]))
-        answers = self._connection.ask_all(
-            [((_PREFIX + name).encode(), parameters) for name, parameters in statements], deadline=deadline
-        )
+        named = [((_PREFIX + name).encode(), parameters) for name, parameters in statements]
+        with in_words_of_the_ledger(self._connection, self._schema):
+            answers = self._connection.ask_all(named, deadline=deadline)
         rows = dict(zip((name for name, _ in statements), answers, strict=True))
         return self._understood(batch, told, plain, asked, rows)
 
@@ -131,7 +132,8 @@ class LedgerSession(Session):
         statements = ledger_statements(self._schema, IS_OURS.replace("%s", mark))
         for name in statements.__slots__:
             text: str = getattr(statements, name)
-            self._connection.prepare((_PREFIX + name).encode(), text.encode(), deadline=self._deadline())
+            with in_words_of_the_ledger(self._connection, self._schema):
+                self._connection.prepare((_PREFIX + name).encode(), text.encode(), deadline=self._deadline())
 
     # What the answers mean.
 

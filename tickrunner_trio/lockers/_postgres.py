@@ -18,6 +18,7 @@ from .._lock_ids import checked_lock_id
 from .._telemetry._meters import LockerMeter, SessionTally
 from ..abc import LedgerState
 from ._calls import Calls
+from ._holders import read_holders
 from ._lease import PostgresLease
 from ._ledger import PostgresLedger
 from ._ledger_lease import LedgerLease, check_asked
@@ -291,8 +292,6 @@ class PostgresLocker:
 
         Cancellation handling: returns at once; the worker thread ends with its answer, at most some ten seconds later.
         """
-        from ._holders import read_holders  # noqa: PLC0415  # as in `__aenter__`
-
         return await trio.to_thread.run_sync(read_holders, self._conninfo, abandon_on_cancel=True)
 
     def __repr__(self) -> str:

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from ._connection import Wait
     from ._timing import LeaseTiming
 
-_OLDEST_SERVER = 140000  # the first with idle_session_timeout
-
 # Everything is qualified, so that no search_path of the role can put other functions in its place.
 _BACKEND = b"SELECT pg_catalog.pg_backend_pid()"
 _FACTS = (
@@ -88,10 +86,8 @@ class Session:
         self._timing = timing
         self._connection = connection = self._connected(conninfo, wait)
         try:
-            version = connection.server_version
-            self.description = f"PostgreSQL {version // 10000}.{version % 10000}, backend {connection.backend_pid}"
-            if version < _OLDEST_SERVER:
-                raise LockerConfigurationError(f"the server is {self.description}: PostgreSQL 14 or newer is needed")
+            self.description = f"{connection.server}, backend {connection.backend_pid}"
+            connection.refuse_old_server()
             if self._backend(connection) != str(connection.backend_pid):
                 self._refuse_shared_sessions(conninfo, wait)
             mark = secrets.token_hex(8)
