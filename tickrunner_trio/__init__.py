@@ -14,7 +14,7 @@
 #                  session under the thread, which says a batch; then connection and conninfo (which import psycopg).
 #                  With a ledger: ledger session, on ledger statements and pipeline (which imports it too), ledger lease
 #                  and watch. For one question at a time: holders; ledger, on its rows and setup, and they on
-#                  transaction; short. Ledger refusals (what an error means there), arrays, clock, driver, losses, statistics
+#                  transaction; short. Ledger refusals, arrays, clock, driver, losses, statistics
 #     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _alarm,
 #                  _watching, _ledgered (a service at its locker's ledger), _reporting, _operations (what a supervisor
 #                  asks of a ledger), _passes
