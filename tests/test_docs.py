@@ -17,7 +17,7 @@ from pages import DOCS, ROOT, Page, page, pages
 
 from tickrunner_trio import MemoryLocker, Outcome, Service, _supervisor
 from tickrunner_trio._schedule import FAILURE_HOLD, MAX_JITTER, SUCCESS_HOLD, part_of
-from tickrunner_trio.lockers import _lock_book, _session_thread
+from tickrunner_trio.lockers import _backoff, _lock_book
 from tickrunner_trio.lockers._timing import lease_timing
 from tickrunner_trio.testing import Cluster
 
@@ -100,7 +100,7 @@ def test_the_figures_of_the_failures_are_those_of_the_code() -> None:
     assert f"at the latest {TIMING.cancel_after:g} s after the last one" in text
     assert f"| {TIMING.lease:g} s, and a slot |" in text
     assert f"is cancelled when a reply is late: within {TIMING.beat + TIMING.reply:g} s" in text
-    assert f"up to {_session_thread._LONGEST_BACKOFF_SECONDS:g} s until the next attempt to connect" in text
+    assert f"up to {_backoff.LONGEST_SECONDS:g} s until the next attempt to connect" in text
     assert f"more than {_lock_book.MOST_LOCKS:,} locks at once" in text
     assert f"{_supervisor.FIRST_BACKOFF:g} s, doubling to {_supervisor.LONGEST_BACKOFF:g} s" in text
 

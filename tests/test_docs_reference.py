@@ -30,7 +30,7 @@ from tickrunner_trio import (
     testing,
 )
 from tickrunner_trio._cli import _parser
-from tickrunner_trio.lockers import _connection, _conninfo, _postgres
+from tickrunner_trio.lockers import _connection, _conninfo, _watchdog
 
 ERRORS = page("errors")
 
@@ -72,7 +72,7 @@ def test_the_messages_of_errors_are_those_of_the_code() -> None:
     remedies = {*_conninfo._NOT_MENDED_BY_WAITING.values(), *_connection._NOT_MENDED_STATES.values()}
     configuration = [row[0] for row in rows("What `LockerConfigurationError` says")]
     begin_as(found["LockerConfigurationError"] | remedies, configuration)
-    unavailable = found["DatabaseUnavailableError"] | {_postgres._STUCK}  # said by name
+    unavailable = found["DatabaseUnavailableError"] | {_watchdog.STUCK}  # said by name
     begin_as(unavailable, [row[0] for row in rows("What `DatabaseUnavailableError` says")])
     assert all(text.removesuffix(": …") in ERRORS.words for text in found["LockLostError"])
 

@@ -20,7 +20,7 @@ MODULES = {
     "abc": ["abc", "_errors", "_on_demand"],
     "pure": [
         *("_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "_version", "lockers._timing"),
-        *("_cluster_health", "_dueness", "lockers._ledger_schema"),
+        *("_cluster_health", "_dueness", "lockers._ledger_schema", "lockers._deadline", "lockers._backoff"),
     ],
     "observing": ["_audit", "_surroundings", "_trio_run", "_utc", "_telemetry*"],
     "running": [
@@ -34,7 +34,8 @@ MODULES = {
         "lockers._conninfo",
         *("lockers._holders", "lockers._short", "lockers._ledger", "lockers._ledger_rows", "lockers._ledger_setup"),
         *("lockers._ledger_transaction", "lockers._ledger_watch", "lockers._ledger_lease", "lockers._ledger_session"),
-        *("lockers._ledger_statements", "lockers._pipeline"),
+        *("lockers._ledger_statements", "lockers._pipeline", "lockers._arrays", "lockers._batch", "lockers._unwritten"),
+        *("lockers._waker", "lockers._watchdog", "lockers._opening", "lockers._ledger_refusals"),
     ],
     "bridges": ["bridges", "_thread_work", "_asyncio_work", "_asyncio_tasks", "_foreign"],
     "contents": [""],  # the package itself

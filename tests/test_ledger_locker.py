@@ -32,8 +32,8 @@ from tickrunner_trio import (
 )
 from tickrunner_trio.abc import LedgerLease, LedgerLocker, LedgerState
 from tickrunner_trio.lockers._clock import boot_seconds
-from tickrunner_trio.lockers._ledger_session import LedgerSession, Seen
-from tickrunner_trio.lockers._ledger_watch import LOOK_SECONDS, LedgerWatch
+from tickrunner_trio.lockers._ledger_session import LedgerSession
+from tickrunner_trio.lockers._ledger_watch import LOOK_SECONDS, LedgerWatch, Seen
 from tickrunner_trio.lockers._pipeline import PipelinedConnection, refuse_old_libpq
 from tickrunner_trio.lockers._short import _wait as wait
 from tickrunner_trio.lockers._timing import lease_timing
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from tickrunner_trio._local_postgres import LocalPostgres
     from tickrunner_trio.abc import LedgerAnswer
+    from tickrunner_trio.lockers._batch import Batch, Done
 
     Rows = list[list[str | None]]
 
@@ -573,7 +574,7 @@ async def test_a_service_may_be_watched_whatever_its_name_is(dsn: str) -> None:
 
 
 def watch(lease: float = 15.0) -> LedgerWatch:
-    return LedgerWatch("tickrunner", lease_timing(lease))
+    return LedgerWatch(lease_timing(lease))
 
 
 @pytest.mark.parametrize(("lease", "seconds"), [(2.0, 0.4), (15.0, 3.0), (3600.0, LOOK_SECONDS)])
@@ -631,9 +632,9 @@ async def test_a_busy_tick_is_one_round_trip_and_so_is_a_run_at_either_end(
     trips: list[str] = []
     carry_out = LedgerSession.carry_out
 
-    def counted(self: LedgerSession, batch: Any, watched: Any, *, deadline: float) -> Any:
+    def counted(self: LedgerSession, batch: Batch, *, deadline: float) -> Done:
         trips.append(f"-{len(batch.releases)} +{len(batch.acquires)}")
-        return carry_out(self, batch, watched, deadline=deadline)
+        return carry_out(self, batch, deadline=deadline)
 
     async with PostgresLocker(dsn, ledger=True, lease=60) as one, PostgresLocker(dsn, ledger=True, lease=60) as other:
         monkeypatch.setattr(LedgerSession, "carry_out", counted)
@@ -676,7 +677,7 @@ async def test_a_role_that_may_no_longer_use_the_ledger_is_told_so(dsn: str) -> 
         async with PostgresLocker(conninfo, ledger=True) as locker:
             await run(locker)
             do(dsn, f"REVOKE ALL ON ALL TABLES IN SCHEMA tickrunner FROM {name}")
-            with pytest.raises(LockerConfigurationError, match=r"the role may not use the ledger .*--print"):
+            with pytest.raises(LockerConfigurationError, match=r"the role may not do this to the ledger .*--print"):
                 await ask(locker, never)
 
 

@@ -302,7 +302,7 @@ async def test_without_a_ledger_the_remedy_is_told(dsn: str) -> None:
 
 async def test_a_server_that_is_too_old_is_told(ledger: PostgresLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Connection, "server_version", 130018)
-    with pytest.raises(LockerConfigurationError, match=r"^the server is PostgreSQL 13: .*14 or newer is needed$"):
+    with pytest.raises(LockerConfigurationError, match=r"^the server is PostgreSQL 13\.18: .*14 or newer is needed$"):
         await ledger.cluster_health()
 
 

@@ -23,10 +23,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError
 from tickrunner_trio._telemetry._meters import SessionTally
-from tickrunner_trio.lockers import _lock_book
+from tickrunner_trio.lockers import _deadline, _hold_ends, _lock_book, _unwritten, _waker
+from tickrunner_trio.lockers._batch import Batch
 from tickrunner_trio.lockers._lease import LeaseState, PostgresLease
 from tickrunner_trio.lockers._ledger_lease import LedgerLease
-from tickrunner_trio.lockers._lock_book import EXPIRED, MOST_LOCKS, Batch, LockBook
+from tickrunner_trio.lockers._lock_book import EXPIRED, MOST_LOCKS, LockBook
 from tickrunner_trio.lockers._losses import Loss
 from tickrunner_trio.lockers._timing import LeaseTiming
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from tickrunner_trio.lockers._lock_book import Answer
+    from tickrunner_trio.lockers._batch import Answer
 
 #: Of powers of two, so that the sums below are exact. H + W <= L and L + G <= S hold.
 TIMING = LeaseTiming(lease=16.0, beat=2.0, reply=4.0, cancel_after=10.0, cleanup=5.0)
@@ -318,10 +319,9 @@ class BookMachine(RuleBasedStateMachine):
             self.told.append(batch.refused)
         assert {lease.lock_id for lease in batch.releases} == {caller.lock_id for caller in releases}
         assert [lease.lock_id for lease in batch.acquires] == [caller.lock_id for caller in acquires]
-        assert [*batch.lock_ids()] == [lease.lock_id for lease in [*batch.releases, *batch.acquires]]
-        assert len(batch) == len(set(batch.lock_ids())) <= MOST_LOCKS
+        assert len(batch) == len({lease.lock_id for lease in [*batch.releases, *batch.acquires]}) <= MOST_LOCKS
         if not batch:
-            self.sleeps_until = min(self.book.next_hold_end(), self.now + TIMING.beat)
+            self.sleeps_until = min(self.book.due_at(), self.now + TIMING.beat)
             return
         self.sleeps_until = None
         # The server: what it must never see is a lock taken twice, or let go of although we do not hold it.
@@ -342,7 +342,7 @@ class BookMachine(RuleBasedStateMachine):
     @rule()
     def thread_beats(self) -> None:
         """Only when there was nothing else to ask; what came since then waits for the next statement."""
-        if not self.wanted and not self.leaving and self.now < self.book.next_hold_end():
+        if not self.wanted and not self.leaving and self.now < self.book.due_at():
             batch = self.book.next_batch()
             assert not batch
             self.statement = Statement(batch, self.now, [])
@@ -402,7 +402,7 @@ class BookMachine(RuleBasedStateMachine):
             caller.to_stop_by = over_at if server_has_it else min(over_at, self.now + TIMING.cleanup)
         self.wanted = []
         self.sleeps_until = None
-        assert self.book.next_hold_end() == math.inf
+        assert self.book.due_at() == math.inf
         self.told.append(list(answers))
 
     @precondition(lambda self: not self.is_ready)
@@ -560,12 +560,12 @@ class BookMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_deadlines_are_those_of_the_last_statement_that_was_answered(self) -> None:
-        assert self.book.seconds_left() == max(0.0, self.expires_at - self.now)
+        assert self.book.deadline.seconds_left(self.now) == max(0.0, self.expires_at - self.now)
         if self.has_expired:
-            assert self.book.reply_deadline(self.now) <= self.now
+            assert self.book.deadline.reply_by(self.now) <= self.now
         else:
-            assert self.book.reply_deadline(self.now) == min(self.now + TIMING.reply, self.expires_at)
-        assert self.book.server_keeps_until() == self.answered_at + TIMING.lease
+            assert self.book.deadline.reply_by(self.now) == min(self.now + TIMING.reply, self.expires_at)
+        assert self.book.deadline.server_ends_at() == self.answered_at + TIMING.lease
 
     @invariant()
     def the_refusal_is_told_anew_each_time(self) -> None:
@@ -642,8 +642,8 @@ def test_before_the_first_session_and_without_one_everybody_is_refused_with_the_
 
 def test_before_the_first_session_there_is_nothing_to_rely_on_to_lose_or_to_wait_for() -> None:
     book = LockBook(TIMING, lambda: 1000.0, lambda *, at_once: None)
-    assert book.seconds_left() == 0.0
-    assert book.server_keeps_until() == -math.inf
+    assert book.deadline.seconds_left(1000.0) == 0.0
+    assert book.deadline.server_ends_at() == -math.inf
     refusal = (DatabaseUnavailableError, "no route to the server")
     assert book.lose_session("no route to the server", refusal, left=False, server_has_it=False) == ([], [])
     assert book.session_closed() == []
@@ -768,12 +768,28 @@ def test_a_book_that_nobody_has_used_yet_has_its_thread_woken_at_once() -> None:
 
 def test_a_hold_that_has_woken_the_thread_is_company_enough_for_whoever_comes_before_it_has_looked() -> None:
     desk = Desk()
-    [lease] = desk.have(5)
+    [lease, other] = desk.have(5, 7)
     assert not desk.book.next_batch()
     roused = desk.roused
     assert lease.let_go_after(1.0)
+    assert other.let_go_after(0.5)
     desk.want(6)
     assert desk.roused == roused + 1
+
+
+def test_a_hold_that_ends_when_the_thread_looks_by_itself_wakes_nobody() -> None:
+    desk = Desk()
+    [lease, other] = desk.have(5, 7)
+    assert lease.let_go_after(1.0)
+    assert not desk.book.next_batch()
+    assert desk.book.due_at() == 1.0
+    roused = desk.roused
+    assert other.let_go_after(1.0)
+    assert desk.roused == roused
+    desk.now = 1.0
+    assert desk.book.next_batch().releases == [lease, other], "so it is awake, although nobody woke it"
+    desk.want(6)
+    assert desk.roused == roused
 
 
 def test_to_hand_back_a_lock_whose_hold_has_ended_and_that_is_free_wakes_nobody() -> None:
@@ -796,7 +812,7 @@ def test_a_hold_that_is_longer_than_a_beat_wakes_nobody() -> None:
     roused = desk.roused
     assert lease.let_go_after(TIMING.beat + 0.25)
     assert desk.roused == roused
-    assert desk.book.next_hold_end() == TIMING.beat + 0.25
+    assert desk.book.due_at() == TIMING.beat + 0.25
     assert lease.let_go_after(TIMING.beat)
     assert desk.roused == roused + 1
 
@@ -804,6 +820,8 @@ def test_a_hold_that_is_longer_than_a_beat_wakes_nobody() -> None:
 def test_a_hold_wakes_the_thread_at_once_also_when_it_is_to_be_woken_soon() -> None:
     desk = Desk()
     leases = desk.have(*range(20))
+    assert leases[1].let_go_after(1.0)
+    assert desk.roused == 1, "it is awake"
     assert not desk.book.next_batch()
     desk.want(50)
     assert (desk.roused, desk.at_once) == (2, False)
@@ -823,7 +841,7 @@ def test_a_signal_handler_in_the_middle_of_the_book_may_ask_how_it_is() -> None:
         return 0.0
 
     desk.book._clock = clock
-    assert desk.book.seconds_left() == 10.0
+    assert lease.lost_for() == 0.0
     assert seen[1:] == [(1, False, None)]
 
 
@@ -836,7 +854,6 @@ def test_releases_and_acquires_go_together_each_in_the_order_in_which_they_came(
     batch = desk.book.next_batch()
     assert batch.releases == [held[2], held[0]]
     assert batch.acquires == wanted
-    assert [*batch.lock_ids()] == [3, 1, 9, 8, 7]
     assert len(batch) == 5
 
 
@@ -924,13 +941,13 @@ def test_a_lock_whose_result_could_not_be_written_is_kept_and_leaves_again_after
     assert lease.state is LeaseState.LEAVING
     assert desk.book.want(PostgresLease(desk.book, 5)) is False
     assert not desk.book.next_batch()
-    assert desk.book.next_hold_end() == 0.2
+    assert desk.book.due_at() == 0.2
     desk.now = 0.1875
     assert not desk.book.next_batch()
     desk.now = 0.2
     batch = desk.book.next_batch()
     assert batch.releases == [lease]
-    assert desk.book.next_hold_end() == math.inf
+    assert desk.book.due_at() == math.inf
     assert desk.book.answered(batch, [], desk.now) == [(lease, True)]
     assert not desk.book.next_batch()
 
@@ -942,8 +959,13 @@ def test_results_that_cannot_be_written_are_tried_again_together_when_the_first_
         desk.book.give_back(lease)
         desk.book.answered(desk.book.next_batch(), [], desk.now, {lease})
         desk.now += 0.125
-    assert desk.book.next_hold_end() == 0.2
-    assert desk.book.next_batch().releases == leases
+    assert desk.book.due_at() == 0.2
+    batch = desk.book.next_batch()
+    assert batch.releases == leases
+    assert desk.book.answered(batch, [], desk.now, {leases[1]}) == [(leases[0], True)]
+    assert desk.book.due_at() == desk.now + 0.2
+    desk.now += 0.25
+    assert desk.book.next_batch().releases == leases[1:], "and not what is written"
 
 
 def test_a_lock_whose_result_could_not_be_written_makes_no_room_when_it_is_tried_again() -> None:
@@ -967,7 +989,7 @@ def test_a_result_that_cannot_be_written_is_done_with_when_its_session_is() -> N
     desk.book.session_opened(desk.now, 6400)
     desk.now = 1.0
     assert not desk.book.next_batch()
-    assert desk.book.next_hold_end() == math.inf
+    assert desk.book.due_at() == math.inf
 
 
 def test_who_is_in_a_hurry_waits_for_one_lease_at_most_counted_from_the_first_time() -> None:
@@ -1001,7 +1023,7 @@ def test_a_hold_that_was_put_off_does_not_end_at_its_first_time(instead: float) 
     desk.now = 4.0
     assert not desk.book.next_batch()
     assert not lease.lost
-    assert desk.book.next_hold_end() == instead, "nor does the thread wake for it again and again"
+    assert desk.book.due_at() == instead, "nor does the thread wake for it again and again"
 
 
 @pytest.mark.parametrize("granted", [[True], [True, True, True]])
@@ -1049,7 +1071,7 @@ def test_whoever_sees_first_that_the_lease_is_over_no_late_answer_takes_it_back(
             assert desk.book.answered(batch, [True], sent_at=9.0) is None
     desk.now = 9.0
     assert lease.lost
-    assert desk.book.seconds_left() == 0.0
+    assert desk.book.deadline.seconds_left(desk.now) == 0.0
     assert not lease.let_go_after(1.0)
     assert desk.book.answered(batch, [True], sent_at=9.0) is None
     assert desk.book.statistics().held == 1, "of those, only the lock that was had in time"
@@ -1105,7 +1127,7 @@ def test_how_long_a_lock_has_been_lost_counts_from_the_deadline_whoever_saw_late
 def test_a_lock_of_a_later_session_is_not_lost_since_the_end_of_the_lease_of_an_earlier_one() -> None:
     desk = Desk()
     desk.now = 10.0
-    assert desk.book.seconds_left() == 0.0
+    assert desk.book.deadline.seconds_left(desk.now) == 0.0
     desk.book.lose_session("hung", (DatabaseUnavailableError, "hung"), left=False, server_has_it=False)
     desk.book.session_closed()
     desk.book.session_opened(desk.now, 6400)
@@ -1135,7 +1157,7 @@ def test_a_hold_that_is_not_to_end_by_itself_any_more_lasts_and_its_loss_is_stil
     desk.now = 1.0
     assert desk.book.next_batch().releases == [ended]
     desk.book.end_no_more_holds()
-    assert desk.book.next_hold_end() == math.inf, "the thread would look again and again"
+    assert desk.book.due_at() == math.inf, "the thread would look again and again"
     desk.now = 3.0
     assert desk.book.next_batch().releases == []
     assert not lasts.lost
@@ -1175,7 +1197,7 @@ def test_the_session_is_kept_until_the_server_has_ended_it_counted_from_the_last
     desk.now = 4.0
     desk.book.next_batch()
     desk.book.lose_session("hung", (DatabaseUnavailableError, "hung"), left=False, server_has_it=False)
-    assert desk.book.server_keeps_until() == 1.0 + TIMING.lease
+    assert desk.book.deadline.server_ends_at() == 1.0 + TIMING.lease
 
 
 def test_each_work_that_stops_after_the_loss_rouses_the_thread_which_waits_for_the_last() -> None:
@@ -1300,8 +1322,13 @@ class Interleaved:
                 return
 
 
+BOOK = {module.__file__ for module in (_deadline, _hold_ends, _lock_book, _unwritten, _waker)}
+
+
 def run_with_another_in_the_middle(first: Callable[[], None], second: Callable[[], None], *, line: int) -> bool:
     """Run the first, and the second as a whole before that line of the book, or when it can go on; else after it.
+
+    What the book is made of counts as the book.
 
     Returns:
         Whether the first had so many lines.
@@ -1311,7 +1338,7 @@ def run_with_another_in_the_middle(first: Callable[[], None], second: Callable[[
 
     def before_each_line(frame: FrameType, event: str, arg: object) -> Any:
         nonlocal seen, is_done
-        if frame.f_code.co_filename != _lock_book.__file__:
+        if frame.f_code.co_filename not in BOOK:
             return None
         seen += event == "line"
         if seen >= line and not is_done:

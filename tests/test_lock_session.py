@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tickrunner_trio.lockers import _conninfo, _session_thread
-from tickrunner_trio.lockers._lock_book import LockBook
+from tickrunner_trio.lockers import _conninfo
+from tickrunner_trio.lockers._deadline import Deadline
 from tickrunner_trio.lockers._timing import lease_timing
 from tickrunner_trio.testing import _lock_session
 from tickrunner_trio.testing._lock_server import Grant, Hold, LockServer
@@ -397,7 +397,7 @@ def test_epochs_count_up() -> None:
     at=st.floats(10_000, 20_000),
     looked_after=st.floats(0, 1.2),
 )
-def test_its_times_are_those_of_the_real_lock_book(lease: float, share: float, at: float, looked_after: float) -> None:
+def test_its_times_are_those_of_the_real_deadline(lease: float, share: float, at: float, looked_after: float) -> None:
     timing = lease_timing(lease)
     holds: list[Hold] = []
     server = LockServer(lease, holds.append)
@@ -409,24 +409,22 @@ def test_its_times_are_those_of_the_real_lock_book(lease: float, share: float, a
         assert server.try_lock(session.backend, LOCK, at - timing.beat) is not None
         answered_at = at - share * timing.beat
         looked_at = at + looked_after * lease
-        book = LockBook(timing, lambda looked_at=looked_at: looked_at, lambda *, at_once: None)  # type: ignore[misc]
-        book.session_opened(answered_at, lock_table=1000)
+        deadline = Deadline(timing)
+        deadline.put_off(answered_at)
 
         session.cut(at)
-        assert session.next_at() == book.reply_deadline(answered_at + timing.beat)
+        assert session.next_at() == deadline.reply_by(answered_at + timing.beat)
         session.freeze(at)
-        assert session.is_expired(looked_at) is (book.seconds_left() == 0)
+        assert session.is_expired(looked_at) is deadline.has_passed(looked_at)
         server.end_the_silent(at + 2 * lease)
-        assert holds.pop().freed_at == book.server_keeps_until()
+        assert holds.pop().freed_at == deadline.server_ends_at()
         session.thaw(at + 2 * lease)
         session.advance(at + 4 * lease)
         session.mend(at + 4 * lease)
         at += 5 * lease + 100
 
 
-def test_it_waits_between_attempts_as_the_real_thread_does() -> None:
-    assert _lock_session._BACKOFF_SECONDS == _session_thread._BACKOFF_SECONDS
-    assert _lock_session._LONGEST_BACKOFF_SECONDS == _session_thread._LONGEST_BACKOFF_SECONDS
+def test_its_attempts_fail_after_as_long_as_the_real_ones() -> None:
     assert _lock_session._CONNECT_SECONDS == _conninfo._CONNECT_SECONDS
 
 

@@ -22,7 +22,7 @@ from postgres_view import backend, locks, never, nothing, taken_at, terminate, u
 from relayed import relayed
 
 from tickrunner_trio import Config, DatabaseUnavailableError, LockLostError, PostgresLocker, Service
-from tickrunner_trio.lockers import _connection, _postgres, _session, _session_thread
+from tickrunner_trio.lockers import _connection, _session, _session_thread, _watchdog
 from tickrunner_trio.lockers._clock import boot_seconds
 from tickrunner_trio.lockers._lock_book import EXPIRED
 from tickrunner_trio.lockers._session import Session
@@ -53,7 +53,7 @@ def book_of(locker: PostgresLocker) -> LockBook:
 
 def answered_at(locker: PostgresLocker) -> float:
     """When the last statement was sent that has been answered: the c of the arithmetic."""
-    return book_of(locker).server_keeps_until() - locker.timing.lease
+    return book_of(locker).deadline.server_ends_at() - locker.timing.lease
 
 
 def hold_up(thread: SessionThread, seconds: float) -> None:
@@ -66,7 +66,7 @@ def hold_up(thread: SessionThread, seconds: float) -> None:
         return select(fd, events, longest)
 
     thread._select = asleep  # type: ignore[method-assign]
-    thread._wake()
+    thread._sleeper.wake()
 
 
 def jumping_clock(patch: pytest.MonkeyPatch) -> Callable[[float], None]:
@@ -80,7 +80,7 @@ def jumping_clock(patch: pytest.MonkeyPatch) -> Callable[[float], None]:
         nonlocal ahead
         ahead += seconds
 
-    for module in (_connection, _session, _session_thread, _postgres):
+    for module in (_connection, _session, _session_thread, _watchdog):
         patch.setattr(module, "boot_seconds", now)
     return jump
 
@@ -197,7 +197,7 @@ async def test_work_that_outlives_its_time_to_stop_is_told_of_once_and_its_socke
         def cut() -> None:
             nonlocal kept_until
             relay.partition(to_server=False)
-            kept_until = book_of(locker).server_keeps_until()
+            kept_until = book_of(locker).deadline.server_ends_at()
 
         times = await work_against_a_rival(locker, dsn, cut=cut, stops_within=1.3)
         assert kept_until <= times.taken < kept_until + SLACK
@@ -438,7 +438,7 @@ async def test_the_hold_of_a_service_ends_while_the_trio_loop_is_blocked_and_ano
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service.run)
             await worked.wait()
-            await until(lambda: book_of(locker).next_hold_end() < math.inf)
+            await until(lambda: book_of(locker).due_at() < math.inf)
             rival = threading.Thread(target=another_locker)
             rival.start()
             time.sleep(1.5 * interval)  # noqa: ASYNC251  # the loop is to be blocked

@@ -510,7 +510,7 @@ async def test_a_server_older_than_14_is_refused(nursery: trio.Nursery) -> None:
     nursery.start_soon(trio.serve_listeners, old_server, [listener])
     port = listener.socket.getsockname()[1]
     conninfo = f"host=127.0.0.1 port={port} user=me sslmode=disable gssencmode=disable target_session_attrs=any"
-    with pytest.raises(LockerConfigurationError, match=r"is PostgreSQL 13\.9, .*PostgreSQL 14 or newer is needed"):
+    with pytest.raises(LockerConfigurationError, match=r"is PostgreSQL 13\.9: PostgreSQL 14 or newer is needed"):
         async with PostgresLocker(conninfo):
             raise AssertionError("entered")
     nursery.cancel_scope.cancel()

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from relayed import relayed
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, PostgresLocker
-from tickrunner_trio.lockers import _session_thread
+from tickrunner_trio.lockers import _backoff
 from tickrunner_trio.lockers._session import Session
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ async def exposed(
 ) -> AsyncGenerator[Exposed]:
     """The password must have been shown nowhere in the end."""
     caplog.set_level(logging.DEBUG)
-    patch.setattr(_session_thread, "_BACKOFF_SECONDS", 0.002)  # it doubles with each failure
+    patch.setattr(_backoff, "FIRST_SECONDS", 0.002)  # it doubles with each failure
     with role(dsn, password) as user:
         async with relayed(dsn) as (relay, conninfo):
             way = {name: str(value) for name, value in conninfo_to_dict(conninfo).items()}

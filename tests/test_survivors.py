@@ -185,9 +185,9 @@ def test_what_the_list_argues_about_is_still_in_the_code(mutant: Mutant) -> None
     assert mutant.before in code
 
 
-def test_every_pure_module_is_mutated_and_so_is_the_book_of_locks() -> None:
+def test_every_pure_module_is_mutated_and_so_are_the_book_of_locks_and_what_it_is_made_of() -> None:
     pure = {f"tickrunner_trio/{module.replace('.', '/')}.py" for module in MODULES["pure"] if module != "_version"}
-    book = {f"tickrunner_trio/lockers/{module}.py" for module in ("_hold_ends", "_lock_book")}
+    book = {f"tickrunner_trio/lockers/{module}.py" for module in ("_hold_ends", "_lock_book", "_unwritten", "_waker")}
     assert set(SETTINGS["only_mutate"]) == pure | book
 
 

@@ -9,11 +9,12 @@
 #     ---------------------------------------------------------------------------------------------------------
 #     bridges      bridges: what turns foreign functions into work: _thread_work; _asyncio_work, on its _asyncio_tasks;
 #                  _foreign, their names. Nothing below or beside imports them
-#     lockers      lockers/: memory; postgres (the Trio face, on its calls) and session thread (on its sleeper), between
-#                  them the lock book on its hold ends; under the thread session, then connection and conninfo (which
-#                  import psycopg). With a ledger: ledger session, on ledger statements and pipeline (which imports it
-#                  too), ledger lease and watch. For one question at a time: holders; ledger, on its rows and setup, and
-#                  they on transaction; short. Clock, driver, statistics
+#     lockers      lockers/: memory; postgres (the Trio face, on its calls and watchdog) and session thread (on its
+#                  sleeper), between them the lock book, on its hold ends, unwritten results and waker; opening, of the
+#                  session under the thread, which says a batch; then connection and conninfo (which import psycopg).
+#                  With a ledger: ledger session, on ledger statements and pipeline (which imports it too), ledger lease
+#                  and watch. For one question at a time: holders; ledger, on its rows and setup, and they on
+#                  transaction; short. Ledger refusals, arrays, clock, driver, losses, statistics
 #     running      _attempt (one tick) <- _forced (on demand) <- _service (one loop) <- _supervisor (many); _alarm,
 #                  _watching, _ledgered (a service at its locker's ledger), _reporting, _operations (what a supervisor
 #                  asks of a ledger), _passes
@@ -21,8 +22,8 @@
 #                  elsewhere); _surroundings (what simulations replace); _telemetry/ (the only importer of
 #                  opentelemetry: spans, and integers that exporters read)
 #     pure         _config, _outcome, _schedule, _dueness (when a ledger says a service is due), _health,
-#                  _cluster_health, _statistics, _lock_ids, _version; of lockers/ _timing (of the lease) and
-#                  _ledger_schema (its tables): no await, no I/O, time comes in as an argument
+#                  _cluster_health, _statistics, _lock_ids, _version; of lockers/ _timing and _deadline (of the lease),
+#                  _backoff and _ledger_schema (its tables): no await, no I/O, time comes in as an argument
 #     abc          abc (what others implement), _errors, _on_demand (how a package finds the last names below)
 #
 #     _local_postgres and its _postgres_keeper stand alone: a throw-away server for demo and tests, which imports

@@ -15,8 +15,9 @@ from tickrunner_trio.lockers._lock_book import LockBook
 from tickrunner_trio.lockers._losses import Loss
 
 if TYPE_CHECKING:
+    from tickrunner_trio.lockers._batch import Answer
     from tickrunner_trio.lockers._lease import PostgresLease
-    from tickrunner_trio.lockers._lock_book import Answer, Refusal
+    from tickrunner_trio.lockers._lock_book import Refusal
 
 
 class CancelsTooLate(PostgresLocker):

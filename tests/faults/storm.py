@@ -28,7 +28,7 @@ import trio
 from postgres_view import asked, locks, stopped
 
 from tickrunner_trio import DatabaseUnavailableError, LockLostError, PostgresLocker
-from tickrunner_trio.lockers import _session_thread
+from tickrunner_trio.lockers import _backoff
 from tickrunner_trio.lockers._losses import Loss
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ async def storm(server: LocalPostgres, *, seconds: float, rng: random.Random) ->
     """Let it rage for so long, then see what is left."""
     result = Storm()
     # Sessions that are killed all the time would be opened ever less often, and the storm be a calm.
-    _session_thread._LONGEST_BACKOFF_SECONDS = 0.2
+    _backoff.LONGEST_SECONDS = 0.2
     watcher = _Watcher(result)
     logging.getLogger("tickrunner_trio").addHandler(watcher)
     async with PostgresLocker(server.dsn, lease=LEASE) as one, PostgresLocker(server.dsn, lease=LEASE) as other:

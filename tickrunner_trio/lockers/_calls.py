@@ -27,8 +27,6 @@ from ._losses import CLOSED
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ._lock_book import LockBook
-
 _log = logging.getLogger("tickrunner_trio.lockers.postgres")
 
 _L = TypeVar("_L", bound=PostgresLease)
@@ -42,11 +40,11 @@ class Calls:
         self._leases = set[PostgresLease]()
         self._returned = trio.lowlevel.ParkingLot()
 
-    async def run(self, book: LockBook, lease: _L, fn: Callable[[_L], Awaitable[None]]) -> bool:
+    async def run(self, lease: _L, fn: Callable[[_L], Awaitable[None]]) -> bool:
         """Run ``fn`` under the lock if it was had; return whether it was. See `PostgresLocker.with_advisory_lock`."""
         try:
             self._leases.add(lease)
-            if not await _acquired(book, lease):
+            if not await _acquired(lease):
                 return False
             try:
                 if self.are_closed or lease.loss:  # between the grant and now
@@ -61,7 +59,7 @@ class Calls:
                         raise _lost(lease) from error
                     raise
             finally:
-                await _released(book, lease)  # noqa: ASYNC102 - it shields itself, and the thread's deadlines bound it
+                await _released(lease)  # noqa: ASYNC102 - it shields itself, and the thread's deadlines bound it
             if lease.marked_lost:  # before it was handed back
                 raise _lost(lease)
         finally:
@@ -95,10 +93,10 @@ class Calls:
 
 
 @trio.lowlevel.enable_ki_protection  # a Ctrl-C between asking and waiting would leave the answer to nobody
-async def _acquired(book: LockBook, lease: PostgresLease) -> bool:
+async def _acquired(lease: PostgresLease) -> bool:
     """Return whether the lock was had; cancelled, leave it to the thread to undo what it may still do."""
     try:
-        is_asked = book.want(lease)
+        is_asked = lease.book.want(lease)
     except Exception:
         await trio.lowlevel.cancel_shielded_checkpoint()  # whoever tries in a loop must not block all others
         raise
@@ -109,15 +107,15 @@ async def _acquired(book: LockBook, lease: PostgresLease) -> bool:
     try:
         had: bool = await trio.lowlevel.wait_task_rescheduled(lease.wait_cancelled)
     except Exception:
-        book.abandon(lease)  # also when it was not the thread that answered
+        lease.book.abandon(lease)  # also when it was not the thread that answered
         raise
     return had
 
 
 @trio.lowlevel.enable_ki_protection
-async def _released(book: LockBook, lease: PostgresLease) -> None:
+async def _released(lease: PostgresLease) -> None:
     """Hand the lock back at once, and wait until it is free, or as good as free because its session is closed."""
-    if not book.give_back(lease):
+    if not lease.book.give_back(lease):
         return
     lease.waiting_task = trio.lowlevel.current_task()
     try:

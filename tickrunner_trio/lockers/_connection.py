@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tickrunner_trio.lockers.postgres")
 
+_OLDEST_SERVER = 140000  # the first with idle_session_timeout
+
 # Our statements are always the same, so what the server does not know, accept or allow, it will not tomorrow.
 _NOT_MENDED_STATES = {
     b"0A": "use a PostgreSQL server, 14 or newer, or one that does all that PostgreSQL does",
@@ -83,6 +85,20 @@ class Connection:
     def server_version(self) -> int:
         """The server's version, such as 180004."""
         return self._pgconn.server_version
+
+    @property
+    def server(self) -> str:
+        """What it calls itself, such as PostgreSQL 18.4."""
+        return f"PostgreSQL {self.server_version // 10000}.{self.server_version % 10000}"
+
+    def refuse_old_server(self) -> None:
+        """Refuse one that is older than PostgreSQL 14.
+
+        Raises:
+            LockerConfigurationError: it is.
+        """
+        if self.server_version < _OLDEST_SERVER:
+            raise LockerConfigurationError(f"the server is {self.server}: PostgreSQL 14 or newer is needed")
 
     @property
     def backend_pid(self) -> int:

@@ -12,17 +12,23 @@ _REPLY_SECONDS = 5.0
 
 # pg_locks shows a bigint lock in two halves, with objsubid 1; 2 is the separate space of two-int4 locks. Locks are per
 # database. Name and pid of other roles' sessions are shown to everybody, the client's address to their own role only.
-_HOLDERS = b"""
-SELECT (held.classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) held.objid::pg_catalog.int8,
-    held.pid, coalesce(session.application_name, ''), pg_catalog.host(session.client_addr),
-    pg_catalog.date_part('epoch', session.backend_start)
-FROM pg_catalog.pg_locks AS held
-    LEFT JOIN pg_catalog.pg_stat_activity AS session ON held.pid OPERATOR(pg_catalog.=) session.pid
-WHERE held.locktype OPERATOR(pg_catalog.=) 'advisory' AND held.objsubid OPERATOR(pg_catalog.=) 1 AND held.granted
-    AND held.mode OPERATOR(pg_catalog.=) 'ExclusiveLock' AND held.database OPERATOR(pg_catalog.=) (
-        SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
-ORDER BY 1
-"""
+_LOCK_ID = (
+    "(held.classid::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) held.objid::pg_catalog.int8"
+)
+_IS_OF_OUR_KIND = (
+    "held.locktype OPERATOR(pg_catalog.=) 'advisory' AND held.objsubid OPERATOR(pg_catalog.=) 1 AND held.granted"
+    " AND held.mode OPERATOR(pg_catalog.=) 'ExclusiveLock' AND held.database OPERATOR(pg_catalog.=) ("
+    "SELECT oid FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
+)
+_HOLDERS = (
+    f"SELECT {_LOCK_ID}, held.pid, coalesce(session.application_name, ''),"  # noqa: S608 - texts of this module
+    " pg_catalog.host(session.client_addr), pg_catalog.date_part('epoch', session.backend_start)"
+    " FROM pg_catalog.pg_locks AS held LEFT JOIN pg_catalog.pg_stat_activity AS session"
+    " ON held.pid OPERATOR(pg_catalog.=) session.pid"
+    f" WHERE {_IS_OF_OUR_KIND} ORDER BY 1"
+)
+#: The ids of all locks that are held.
+HELD = f"SELECT {_LOCK_ID} FROM pg_catalog.pg_locks AS held WHERE {_IS_OF_OUR_KIND}"  # noqa: S608 - as above
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +55,7 @@ def read_holders(conninfo: str) -> tuple[LockHolder, ...]:
         LockerConfigurationError: it will not, unless somebody changes something.
     """
     with short_connection(conninfo) as connection:
-        rows = connection.ask(_HOLDERS, deadline=boot_seconds() + _REPLY_SECONDS)
+        rows = connection.ask(_HOLDERS.encode(), deadline=boot_seconds() + _REPLY_SECONDS)
     return tuple(
         LockHolder(
             lock_id=int(lock_id or 0),

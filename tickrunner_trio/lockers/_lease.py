@@ -1,4 +1,7 @@
-"""One lock of one caller: what the work under it sees, and who waits for it. `_lock_book` draws its states."""
+"""One lock of one caller: what the work under it sees, and who waits for it. `_lock_book` draws its states.
+
+It must not know what its states mean to the server: all but who waits is the book's, under the book's mutex.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,12 @@ class PostgresLease:
     """A lock that is asked for, held or lost. `lost`, `lost_for`, `let_go_after` may be called from any thread."""
 
     __slots__ = (
-        *("_book", "_tell_overstay", "abandoned", "lock_id", "lost_at", "marked_lost", "own_end", "scope", "state"),
+        *("_tell_overstay", "abandoned", "book", "lock_id", "lost_at", "marked_lost", "own_end", "scope", "state"),
         "waiting_task",
     )
 
     def __init__(self, book: LockBook, lock_id: int) -> None:
-        self._book = book
+        self.book = book
         self.lock_id = lock_id
         self.scope = trio.CancelScope()  #: Around the work; cancelled in Trio's thread after the loss.
         self.waiting_task: trio.lowlevel.Task | None = None  #: Who waits for an answer; Trio's thread alone uses it.
@@ -54,20 +57,20 @@ class PostgresLease:
     @property
     def lost(self) -> bool:
         """Whether the lock is gone, also when nobody has told the Trio loop yet."""
-        return self._book.is_gone(self)
+        return self.loss is not None or self.own_end
 
     @property
     def loss(self) -> str | None:
         """Why it was lost; None also when a hold ended by itself."""
-        return self._book.loss_of(self)
+        return self.book.loss_of(self)
 
     def let_go_after(self, seconds: float) -> bool:
         """Have the lock let go of in so many seconds, even while the Trio loop is blocked. See `abc.TimedLease`."""
-        return self._book.let_go_after(self, seconds)
+        return self.book.let_go_after(self, seconds)
 
     def lost_for(self) -> float:
         """Return for how many seconds it has been lost; 0 while it is not. See `abc.WatchedLease`."""
-        return self._book.lost_for(self)
+        return self.book.lost_for(self)
 
     def tell_if_overstayed(self, tell: Callable[[], object]) -> None:
         """Have it told if the work under the lock outlives its time to stop. See `abc.WatchedLease`."""
@@ -85,7 +88,7 @@ class PostgresLease:
     def wait_cancelled(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         """Who waits for the lock goes on without it; to be passed to Trio."""
         self.waiting_task = None
-        self._book.abandon(self)
+        self.book.abandon(self)
         return trio.lowlevel.Abort.SUCCEEDED
 
     def release_cancelled(self, _raise_cancel: object) -> trio.lowlevel.Abort:

@@ -73,7 +73,7 @@ class LedgerLease(PostgresLease):
 
     def hurry(self) -> None:
         """Wait for one lease at most with a result that cannot be written: whoever waits for it is cancelled."""
-        self._book.hurry(self)
+        self.book.hurry(self)
 
     def answer_of_ledger(self, *, had: bool) -> LedgerAnswer:
         """Say what came of asking for the lock, when it is free again."""

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from .._cluster_health import ClusterHealth, PastRun, cluster_state, outcome_of
+from ._holders import HELD
 from ._ledger_schema import escaped, table
 from ._ledger_transaction import transaction
 
@@ -19,17 +20,12 @@ if TYPE_CHECKING:
 
     from ._ledger_transaction import Transaction
 
-# A run is under way if its end is not written down and somebody holds the lock: after a crash nobody does.
-_HELD = (
-    "SELECT (classid::int8 << 32) | objid::int8 FROM pg_locks"
-    " WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND mode = 'ExclusiveLock'"
-    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-)
 # What `datetime` knows, less what a time zone may shift it by.
 _FIRST, _LAST = (dt.datetime(year, 1, 2, tzinfo=dt.UTC).timestamp() for year in (1, 9999))
 _EPOCH = "date_part('epoch', {})".format
+# A run is under way if its end is not written down and somebody holds the lock: after a crash nobody does.
 _WORKING_SINCE = (
-    f"CASE WHEN (last_ended_at IS NULL OR last_ended_at < started_at) AND lock_id IN ({_HELD})"
+    f"CASE WHEN (last_ended_at IS NULL OR last_ended_at < started_at) AND lock_id IN ({HELD})"
     f" THEN {_EPOCH('started_at')} END"
 )
 _FIELDS = (

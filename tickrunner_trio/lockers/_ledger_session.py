@@ -15,13 +15,14 @@
                                not due, paused, or somebody has the row locked --- put back ---> not granted
 
 All of it is one pipeline, and one round trip; `_ledger_statements` has the text. Without a lock that has a row, a batch
-is the one statement of `Session`.
+is the one statement of `Session`. It must not know who waits for a lock, nor when what is not written is tried again.
 
 Invariants, beside those of the session:
 
 1. A lock whose result has not been written is not let go of, but for one that has waited for too long.
 2. Work begins only with an epoch that is on the server's disk.
 3. Whatever is not as it should be, in whatever statement of a batch, costs the session.
+4. The rows of watched services are looked at within four seconds, along with whatever else is asked.
 """
 
 from __future__ import annotations
@@ -29,23 +30,28 @@ from __future__ import annotations
 import os
 import random
 import socket
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING
 
-from .._errors import DatabaseUnavailableError, LockerConfigurationError
+from .._errors import DatabaseUnavailableError
+from ._arrays import array, items_of, quoted_item, text_array
+from ._batch import Done, lock_ids
 from ._clock import boot_seconds
 from ._ledger_lease import LedgerLease, Row
+from ._ledger_refusals import in_words_of_the_ledger
 from ._ledger_schema import escaped
 from ._ledger_statements import ledger_statements
+from ._ledger_watch import Seen
 from ._losses import Loss
 from ._pipeline import PipelinedConnection, refuse_old_libpq
-from ._session import IS_OURS, SHARED, Session
+from ._session import IS_OURS, Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from ._batch import Batch
     from ._connection import Wait
     from ._lease import PostgresLease
-    from ._lock_book import Batch
+    from ._ledger_watch import LedgerWatch
     from ._timing import LeaseTiming
 
 # With pg_catalog first and alone, no object of the role's can stand in for one of the system's. Plans are kept: one
@@ -62,22 +68,6 @@ _PREFIX = "tickrunner_trio_ledger_"
 _REGISTER = f"{_PREFIX}register".encode()
 
 
-class Seen(NamedTuple):
-    """What somebody has done to a service."""
-
-    service: str
-    is_triggered: bool
-    is_paused: bool
-
-
-class Done(NamedTuple):
-    """What came of a batch."""
-
-    granted: list[bool]  #: Of its acquires.
-    unwritten: set[LedgerLease]  #: Of its releases: the locks that are kept.
-    seen: list[Seen] | None  #: None: it was not looked at.
-
-
 class LedgerSession(Session):
     """See the module and `Session`.
 
@@ -86,31 +76,36 @@ class LedgerSession(Session):
         timing: of the lease.
         wait: see `Connection`.
         schema: of the ledger, unquoted.
+        watch: knows at whom to look, and takes what is seen.
     """
 
     _connection: PipelinedConnection
 
-    def __init__(self, conninfo: str, timing: LeaseTiming, wait: Wait, schema: str) -> None:
+    def __init__(self, conninfo: str, timing: LeaseTiming, wait: Wait, schema: str, watch: LedgerWatch) -> None:
         refuse_old_libpq()
         self._schema = schema
+        self._watch = watch
         self._replica = escaped(f"{socket.gethostname()}:{os.getpid()}").encode()
         self._met: set[str] = set()  # the services that have rows, as far as one knows
         super().__init__(conninfo, timing, wait)
 
-    def carry_out(self, batch: Batch, watched: Sequence[str] | None, *, deadline: float) -> Done:
-        """Do all of a batch, and tell its leases what their rows said; look at the watched services as well, if any."""
-        told, plain = self._parted(batch.releases)
+    def asks_at(self) -> float:
+        """Return when the watched services are to be looked at."""
+        return self._watch.look_at()
+
+    def carry_out(self, batch: Batch, *, deadline: float) -> Done:
+        """Do all of a batch, and tell its leases what their rows said; look at the watched services as well, if due."""
+        now = boot_seconds()
+        watched = self._watch.watched(now)
+        told, plain = _parted(batch.releases, now)
         asked = [lease for lease in batch.acquires if isinstance(lease, LedgerLease)]
         if not (told or asked or watched):
-            granted = self.exchange(
-                [lease.lock_id for lease in plain], [lease.lock_id for lease in batch.acquires], deadline=deadline
-            )
-            return Done(granted, set(), None)
+            return Done(self.exchange(lock_ids(plain), lock_ids(batch.acquires), deadline=deadline))
         statements: list[tuple[str, list[bytes]]] = []
         if told:
             statements.append(("results", _results(told)))
-        tried = _array(str(lease.lock_id) for lease in batch.acquires)
-        statements.append(("exchange", [_array(str(lease.lock_id) for lease in plain), tried]))
+        tried = array(lock_ids(batch.acquires))
+        statements.append(("exchange", [array(lock_ids(plain)), tried]))
         if asked:
             services, intervals, forced, has_row = _columns(batch.acquires)
             parameters = [services, tried, intervals, forced]
@@ -120,15 +115,12 @@ class LedgerSession(Session):
             statements.append(("draw", [*parameters, self._replica]))
             statements.append(("put_back", [tried, has_row]))
         if watched:
-            statements.append(("look", [_texts(watched)]))
-        answers = self._connection.ask_all(
-            [((_PREFIX + name).encode(), parameters) for name, parameters in statements],
-            deadline=deadline,
-            dispensable=_REGISTER,
-        )
-        return self._understood(
-            batch, told, plain, asked, dict(zip((name for name, _ in statements), answers, strict=True))
-        )
+            statements.append(("look", [text_array(watched)]))
+        named = [((_PREFIX + name).encode(), parameters) for name, parameters in statements]
+        with in_words_of_the_ledger(self._connection, self._schema):
+            answers = self._connection.ask_all(named, deadline=deadline, dispensable=_REGISTER)
+        rows = dict(zip((name for name, _ in statements), answers, strict=True))
+        return self._understood(batch, told, plain, asked, rows)
 
     # What opening it does.
 
@@ -141,21 +133,10 @@ class LedgerSession(Session):
         statements = ledger_statements(self._schema, IS_OURS.replace("%s", mark))
         for name in statements.__slots__:
             text: str = getattr(statements, name)
-            self._connection.prepare((_PREFIX + name).encode(), text.encode(), deadline=self._deadline())
+            with in_words_of_the_ledger(self._connection, self._schema):
+                self._connection.prepare((_PREFIX + name).encode(), text.encode(), deadline=self._deadline())
 
     # What the answers mean.
-
-    def _parted(self, releases: Iterable[PostgresLease]) -> tuple[list[LedgerLease], list[PostgresLease]]:
-        """Part the locks with a result to write from those without, and from those that have waited for too long."""
-        now = boot_seconds()
-        told: list[LedgerLease] = []
-        plain: list[PostgresLease] = []
-        for lease in releases:
-            if isinstance(lease, LedgerLease) and now < lease.write_until:
-                told.append(lease)
-            else:
-                plain.append(lease)
-        return told, plain
 
     def _understood(
         self,
@@ -166,51 +147,46 @@ class LedgerSession(Session):
         answers: dict[str, list[list[str | None]]],
     ) -> Done:
         for rows in answers.values():
-            if any(row[0] != "ours" for row in rows):
-                self._connection.loss = Loss.MISMATCH
-                raise LockerConfigurationError(SHARED)
-        unwritten = set[LedgerLease]()
-        if told:
-            [[_, written, due_in, gone, _]] = answers["results"]
-            seconds = dict(zip(_items(written), _items(due_in), strict=True))
-            done = seconds.keys() | set(_items(gone))
-            for lease in told:
-                key = str(lease.lock_id)
-                lease.due_in = _number(seconds.get(key))
-                if key not in done:
-                    unwritten.add(lease)
-        [[_, released, freed, _, granted_text]] = answers["exchange"]
-        self._must_be_true(released, len(plain))
-        self._must_be_true(freed, len(told) - len(unwritten))
-        granted = [answer == "t" for answer in _items(granted_text)]
-        if len(granted) != len(batch.acquires):
-            self._is_odd(f"answered for {len(granted)} locks where {len(batch.acquires)} were asked")
+            for row in rows:
+                self._must_be_ours(row[0])
+        written, unwritten = _parted_by_result(told, answers["results"][0]) if told else ([], ())
+        [[_, released, freed, _, said]] = answers["exchange"]
+        self._must_be_released(lock_ids(plain), released)
+        self._must_be_released(lock_ids(written), freed)
+        granted = self._granted(lock_ids(batch.acquires), said)
         if asked:
             refused = self._take_rows(batch.acquires, granted, answers["draw"])
             [[_, put_back, _]] = answers["put_back"]
-            self._must_be_true(put_back, refused)
-        return Done(granted, unwritten, _seen(answers["look"]) if "look" in answers else None)
+            self._must_be_released(refused, put_back)
+        wakes = self._watch.woken_by([_seen(row) for row in answers["look"]]) if "look" in answers else ()
+        return Done(granted, unwritten, wakes)
 
-    def _take_rows(self, acquires: Sequence[PostgresLease], granted: list[bool], answer: list[list[str | None]]) -> int:
-        """Tell leases what their rows said, and take a grant back where no epoch was drawn; return how often."""
-        [_, lock_ids, epochs, successes, *_], *others = answer
-        drawn = {
-            int(lock_id): (int(epoch), _number(last_success))
-            for lock_id, epoch, last_success in zip(_items(lock_ids), _items(epochs), _items(successes), strict=True)
+    def _take_rows(
+        self, acquires: Sequence[PostgresLease], granted: list[bool], answer: list[list[str | None]]
+    ) -> list[int]:
+        """Tell leases what their rows said, and take a grant back where no epoch was drawn; return of which locks."""
+        [_, drawn, epochs, successes, *_], *others = answer
+        rows = {
+            lock_id: Row(int(epoch), None, _number(last_success))
+            for lock_id, epoch, last_success in zip(
+                map(int, items_of(drawn)), items_of(epochs), items_of(successes), strict=True
+            )
         }
-        rows = {int(row[1] or 0): row for row in others}
+        refused = {int(row[1] or 0): row for row in others}
         for index, lease in enumerate(acquires):
             if not granted[index] or not isinstance(lease, LedgerLease):
                 continue
-            had = drawn.get(lease.lock_id)
-            if had is not None:
-                lease.row = Row(had[0], None, had[1])
+            if lease.lock_id in rows:
+                lease.row = rows[lease.lock_id]
                 continue
-            if lease.lock_id not in rows:
-                self._is_odd(f"granted the lock {lease.lock_id} and said nothing of its row")
-            lease.row = self._refused(lease, rows[lease.lock_id])
+            if lease.lock_id not in refused:
+                self._connection.loss = Loss.STATEMENT
+                raise DatabaseUnavailableError(
+                    f"the server granted the lock {lease.lock_id} and said nothing of its row"
+                )
+            lease.row = self._refused(lease, refused[lease.lock_id])
             granted[index] = False
-        return len(rows)
+        return [*refused]
 
     def _refused(self, lease: LedgerLease, row: list[str | None]) -> Row:
         _, _, has_row, due_in, last_success, is_paused, paused_by, reason = row
@@ -225,71 +201,68 @@ class LedgerSession(Session):
             pause_reason=reason or "",
         )
 
-    def _must_be_true(self, answers: str | None, count: int) -> None:
-        said = _items(answers)
-        if said != ["t"] * count:
-            self._connection.loss = Loss.MISMATCH
-            raise DatabaseUnavailableError(
-                f"the server did not hold a lock that was to be released; of {count} it said {answers}"
-            )
 
-    def _is_odd(self, what: str) -> NoReturn:
-        self._connection.loss = Loss.STATEMENT
-        raise DatabaseUnavailableError(f"the server {what}")
+def _parted(releases: Iterable[PostgresLease], now: float) -> tuple[list[LedgerLease], list[PostgresLease]]:
+    """Part the locks with a result to write from those without, and from those that have waited for too long."""
+    told: list[LedgerLease] = []
+    plain: list[PostgresLease] = []
+    for lease in releases:
+        if isinstance(lease, LedgerLease) and now < lease.write_until:
+            told.append(lease)
+        else:
+            plain.append(lease)
+    return told, plain
+
+
+def _parted_by_result(
+    told: Iterable[LedgerLease], answer: Sequence[str | None]
+) -> tuple[list[LedgerLease], set[LedgerLease]]:
+    """Tell leases when they are due; part those that are done with from those whose result could not be written."""
+    _, written, due_in, gone, _ = answer
+    seconds = dict(zip(items_of(written), map(_number, items_of(due_in)), strict=True))
+    done = seconds.keys() | set(items_of(gone))
+    written_ones: list[LedgerLease] = []
+    unwritten = set[LedgerLease]()
+    for lease in told:
+        key = str(lease.lock_id)
+        lease.due_in = seconds.get(key)
+        if key in done:
+            written_ones.append(lease)
+        else:
+            unwritten.add(lease)
+    return written_ones, unwritten
 
 
 def _columns(acquires: Iterable[PostgresLease]) -> tuple[bytes, bytes, bytes, bytes]:
     """Return services, intervals, what is forced, and what has a row; NULL and false for a lock without one."""
     rows = [
-        (_text(lease.service), repr(lease.interval), "t" if lease.forced else "f", "t")
+        (quoted_item(lease.service), repr(lease.interval), "t" if lease.forced else "f", "t")
         if isinstance(lease, LedgerLease)
         else ("NULL", "NULL", "NULL", "f")
         for lease in acquires
     ]
     services, intervals, forced, has_row = zip(*rows, strict=True)
-    return _array(services), _array(intervals), _array(forced), _array(has_row)
+    return array(services), array(intervals), array(forced), array(has_row)
 
 
 def _results(told: Sequence[LedgerLease]) -> list[bytes]:
     results = [lease.result for lease in told]
     return [
-        _texts(lease.service for lease in told),
-        _array(str(lease.lock_id) for lease in told),
-        _array(str(lease.epoch) for lease in told),
-        _texts(result.outcome for result in results),
-        _array(repr(result.duration) for result in results),
-        _texts(result.error for result in results),
-        _array(repr(random.random()) for _ in told),
-        _array(repr(lease.interval) for lease in told),
+        text_array(lease.service for lease in told),
+        array(lock_ids(told)),
+        array(lease.epoch for lease in told),
+        text_array(result.outcome for result in results),
+        array(repr(result.duration) for result in results),
+        text_array(result.error for result in results),
+        array(repr(random.random()) for _ in told),
+        array(repr(lease.interval) for lease in told),
     ]
-
-
-def _array(values: Iterable[str]) -> bytes:
-    """Return an array of values that need no quotes."""
-    return f"{{{','.join(values)}}}".encode("ascii")
-
-
-def _texts(values: Iterable[str]) -> bytes:
-    """Return an array of ASCII texts."""
-    return _array(map(_text, values))
-
-
-def _text(value: str) -> str:
-    return f'"{value.translate(_QUOTED)}"'
-
-
-_QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
-
-
-def _items(array: str | None) -> list[str]:
-    """Return the items of an array that needs no quotes."""
-    inner = (array or "{}")[1:-1]
-    return inner.split(",") if inner else []
 
 
 def _number(text: str | None) -> float | None:
     return None if text is None or text == "NULL" else float(text)
 
 
-def _seen(rows: Iterable[Sequence[str | None]]) -> list[Seen]:
-    return [Seen(service or "", is_triggered == "t", is_paused == "t") for _, service, is_triggered, is_paused in rows]
+def _seen(row: Sequence[str | None]) -> Seen:
+    _, service, is_triggered, is_paused = row
+    return Seen(service or "", is_triggered == "t", is_paused == "t")

@@ -22,8 +22,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .._errors import DatabaseUnavailableError, LockerConfigurationError
 from ._clock import boot_seconds
+from ._ledger_refusals import LOCKED, in_words_of_the_ledger
 from ._short import short_connection
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ LOCK_SECONDS = 2.0
 _REPLY_SECONDS = 10.0
 _IDLE_SECONDS = 5.0
 
-_OLDEST_SERVER = 140000
-
 # With pg_catalog first and alone, no object of the role's can stand in for one of the system's.
 _SETTINGS = (
     "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),"
@@ -46,13 +44,6 @@ _SETTINGS = (
     " pg_catalog.set_config('statement_timeout', $2, true),"
     " pg_catalog.set_config('idle_in_transaction_session_timeout', $3, true)"
 )
-
-#: Of SQLSTATE: what the ledger itself lacks.
-_NO_TABLE = {"42P01", "3F000", "42703"}
-_NOT_ALLOWED = "42501"
-_LOCKED = "55P03"
-_NO_ROLE = "42704"
-_NEEDED = "2BP01"
 
 
 class Transaction:
@@ -64,7 +55,7 @@ class Transaction:
     @property
     def was_locked_out(self) -> bool:
         """Whether it failed because another session did not let go of a lock in time."""
-        return self._connection.refused[0] == _LOCKED
+        return self._connection.refused[0] == LOCKED
 
     def ask(self, statement: str, *parameters: str | float | None) -> list[list[str | None]]:
         """Return the rows of the answer, as text. Texts among the parameters are ASCII."""
@@ -94,49 +85,14 @@ def transaction(conninfo: str, schema: str, *, writes: bool = True) -> Generator
         LockerConfigurationError: there is no ledger, or the role may not use it, or the server is none for us.
     """
     with short_connection(conninfo) as connection:
-        if connection.server_version < _OLDEST_SERVER:
-            raise LockerConfigurationError(
-                f"the server is PostgreSQL {connection.server_version // 10000}: PostgreSQL 14 or newer is needed"
-            )
-        opened = Transaction(connection)
-        try:
+        connection.refuse_old_server()
+        with in_words_of_the_ledger(connection, schema):
+            opened = Transaction(connection)
             opened.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED, READ {'WRITE' if writes else 'ONLY'}")
             waits = (LOCK_SECONDS, _REPLY_SECONDS, _IDLE_SECONDS)
             opened.ask(_SETTINGS, *map(_milliseconds, waits))
             yield opened
             opened.execute("COMMIT")
-        except (DatabaseUnavailableError, LockerConfigurationError) as error:
-            told = _told(*connection.refused, schema)
-            if told is None:
-                raise
-            raise told from error
-
-
-def _told(state: str, words: str, schema: str) -> DatabaseUnavailableError | LockerConfigurationError | None:
-    """Return what the server's refusal means here; None if it means what it means elsewhere."""
-    if state in _NO_TABLE:
-        return LockerConfigurationError(
-            f"there is no ledger, or an incomplete one, in the schema {schema!r} ({words}): run 'tickrunner ledger "
-            "init --dsn ...' with the DSN of a role that may create it; services whose locker was made without "
-            "ledger=True have none"
-        )
-    if state == _NOT_ALLOWED:
-        return LockerConfigurationError(
-            f"the role may not do this to the ledger in the schema {schema!r} ({words}): let its owner run it, or "
-            "what 'tickrunner ledger init --role NAME --print' prints"
-        )
-    if state == _NO_ROLE:
-        return LockerConfigurationError(f"{words}: create it, or name another role")
-    if state == _NEEDED:
-        return LockerConfigurationError(
-            f"something else needs the ledger in the schema {schema!r} ({words}): drop that first"
-        )
-    if state == _LOCKED:
-        return DatabaseUnavailableError(
-            f"another session holds a lock on the ledger in the schema {schema!r} ({words}): end its transaction, "
-            "which pg_stat_activity shows, or try again"
-        )
-    return None
 
 
 def _milliseconds(seconds: float) -> str:

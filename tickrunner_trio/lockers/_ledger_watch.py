@@ -1,7 +1,7 @@
-"""What a locker knows of its ledger: where it is, whether it has been made, and who is to be told what was done to it.
+"""Who is to be told what operators do to the services of a ledger, and when to look at these.
 
 Callers register in Trio's thread what they watch; the session's thread reads the names, and what the rows said goes
-back to Trio's thread.
+back to Trio's thread. It must not know how anybody looks.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ import logging
 import math
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._audit import log_safely
 from ._ledger_schema import escaped
-from ._ledger_setup import init_ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
-    from ._connection import Wait
-    from ._ledger_session import LedgerSession, Seen
     from ._timing import LeaseTiming
 
 _log = logging.getLogger("tickrunner_trio.lockers.postgres")
@@ -29,19 +26,23 @@ _log = logging.getLogger("tickrunner_trio.lockers.postgres")
 LOOK_SECONDS = 4.0
 
 
+class Seen(NamedTuple):
+    """What somebody has done to a service."""
+
+    service: str
+    is_triggered: bool
+    is_paused: bool
+
+
 class LedgerWatch:
-    """What one locker knows of its ledger. See the module.
+    """Those of one locker. See the module.
 
     Args:
-        schema: its name, unquoted.
         timing: of the lease.
     """
 
-    def __init__(self, schema: str, timing: LeaseTiming) -> None:
-        self._schema = schema
-        self._timing = timing
+    def __init__(self, timing: LeaseTiming) -> None:
         self._every = min(timing.beat, LOOK_SECONDS)
-        self._is_made = False
         self._looked_at = -math.inf
         self._mutex = threading.Lock()  # guards what follows
         self._wakes: dict[str, list[Callable[[], object]]] = {}
@@ -70,20 +71,6 @@ class LedgerWatch:
 
     # For the session's thread.
 
-    def session(self, conninfo: str, wait: Wait) -> LedgerSession:
-        """Open a session; before the first one, see that the ledger is there, or make it.
-
-        Raises:
-            DatabaseUnavailableError: there is no server that takes us now and may give locks.
-            LockerConfigurationError: there will be none, unless somebody changes something.
-        """
-        from ._ledger_session import LedgerSession  # noqa: PLC0415  # loads psycopg
-
-        if not self._is_made:
-            init_ledger(conninfo, self._schema)
-            self._is_made = True
-        return LedgerSession(conninfo, self._timing, wait, self._schema)
-
     def look_at(self) -> float:
         """Return when the watched services are to be looked at; inf: there are none."""
         return self._looked_at + self._every if self._wakes else math.inf
@@ -96,7 +83,7 @@ class LedgerWatch:
         with self._mutex:
             return tuple(self._wakes)
 
-    def woken_by(self, seen: Iterable[Seen]) -> list[Callable[[], object]]:
+    def woken_by(self, seen: Sequence[Seen]) -> list[Callable[[], object]]:
         """Take what was seen; return what is to be called in Trio's thread."""
         with self._mutex:
             paused = {each.service for each in seen if each.is_paused}

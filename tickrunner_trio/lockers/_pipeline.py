@@ -1,4 +1,7 @@
-"""A connection that says several statements at once: a transaction each, and one round trip for all of them."""
+"""A connection that says several statements at once: a transaction each, and one round trip for all of them.
+
+It must not know what they are.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,11 @@ from ._losses import Loss
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from psycopg.pq.abc import PGresult
 
 _OLDEST_LIBPQ = 140000  # the first with a pipeline
 
 #: Of SQLSTATE: somebody else has kept a lock for too long.
 _LOCKED_OUT = b"55P03"
-#: Of SQLSTATE: no such table, schema or column; and what the role may not do.
-_NO_LEDGER = {b"42P01": "is not there", b"3F000": "is not there", b"42703": "is too old"}
-_NOT_ALLOWED = b"42501"
 
 
 def refuse_old_libpq() -> None:
@@ -40,7 +39,7 @@ def refuse_old_libpq() -> None:
 
 
 class PipelinedConnection(Connection):
-    """See `Connection`. The statements of a ledger are among what it says, and its errors name their remedies."""
+    """See `Connection`."""
 
     def ask_all(
         self,
@@ -111,20 +110,3 @@ class PipelinedConnection(Connection):
     def _too_late(self, sent_at: float, deadline: float) -> NoReturn:
         self.loss = Loss.TIMEOUT
         self._fail(f"the server did not reply within {max(0.0, deadline - sent_at):.3g} seconds")
-
-    def _fail_statement(self, result: PGresult) -> NoReturn:
-        state = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
-        words = self._blotted(result.get_error_message())
-        if state in _NO_LEDGER:
-            self.loss = Loss.STATEMENT
-            raise LockerConfigurationError(
-                f"the ledger {_NO_LEDGER[state]} ({words}): run 'tickrunner ledger init --dsn ...' with the DSN of a "
-                "role that may create it"
-            )
-        if state == _NOT_ALLOWED:
-            self.loss = Loss.STATEMENT
-            raise LockerConfigurationError(
-                f"the role may not use the ledger ({words}): let its owner run what 'tickrunner ledger init --print' "
-                "prints"
-            )
-        super()._fail_statement(result)

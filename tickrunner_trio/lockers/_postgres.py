@@ -1,14 +1,14 @@
-"""The Trio face of the PostgreSQL locker: what it offers, how it is opened and left, and who watches meanwhile.
+"""The Trio face of the PostgreSQL locker: what it offers, and how it is opened and left.
 
 What a call waits for is in `_calls`, the session and its thread are `_session_thread`, what both sides share is
-`_lock_book`; nothing here blocks, and nothing here knows of SQL.
+`_lock_book`, and who watches the thread is `_watchdog`. Nothing here blocks, and it must not know of SQL.
 """
 
 from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -19,16 +19,17 @@ from .._telemetry._meters import LockerMeter, SessionTally
 from .._trio_run import check_in_trio
 from ..abc import LedgerState
 from ._calls import Calls
-from ._clock import boot_seconds
+from ._holders import read_holders
 from ._lease import PostgresLease
 from ._ledger import PostgresLedger
 from ._ledger_lease import LedgerLease, check_asked
 from ._ledger_schema import DEFAULT_SCHEMA, checked_schema
 from ._ledger_watch import LedgerWatch
-from ._losses import CLOSED as _CLOSED
-from ._losses import Loss
+from ._losses import CLOSED, Loss
+from ._opening import SessionOpener
 from ._short import checked_conninfo
 from ._timing import lease_timing
+from ._watchdog import watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .. import abc
     from ..abc import Lease, LedgerAnswer
     from ._holders import LockHolder
+    from ._lock_book import LockBook
     from ._session_thread import SessionThread
     from ._statistics import LockerStatistics
     from ._timing import LeaseTiming
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tickrunner_trio.lockers.postgres")
 
 _STOPPING_THREAD_SECONDS = 5.0
-_STUCK = "the thread of this PostgresLocker has been held up for longer than the lease, by a log handler for example"
 
 
 class PostgresLocker:
@@ -133,11 +134,9 @@ class PostgresLocker:
         self._conninfo = checked_conninfo(conninfo)
         self._timing = lease_timing(lease)
         self._ledger: PostgresLedger | None = None
-        self._watch_of_ledger: LedgerWatch | None = None
         if ledger is not False:
-            schema = DEFAULT_SCHEMA if ledger is True else checked_schema(ledger)
-            self._ledger = PostgresLedger(conninfo, schema)
-            self._watch_of_ledger = LedgerWatch(schema, self._timing)
+            self._ledger = PostgresLedger(conninfo, DEFAULT_SCHEMA if ledger is True else checked_schema(ledger))
+        self._ledger_watch = LedgerWatch(self._timing)
         self._tally = SessionTally(Loss)
         self._meter = LockerMeter(self._tally, meter_provider)
         self._thread: SessionThread | None = None
@@ -145,7 +144,7 @@ class PostgresLocker:
         self._attempted = trio.Event()
         self._ended = trio.Event()
         self._calls = Calls()
-        self._watching = trio.CancelScope()
+        self._watchdog = trio.CancelScope()
 
     @property
     def timing(self) -> LeaseTiming:
@@ -174,15 +173,16 @@ class PostgresLocker:
             raise RuntimeError("this PostgresLocker has been entered before: make a new one for each 'async with'")
         from ._session_thread import SessionThread  # noqa: PLC0415  # who only imports the library does not pay for it: 10 ms
 
+        schema = None if self._ledger is None else self._ledger.schema
+        opener = SessionOpener(self._conninfo, self._timing, schema=schema, watch=self._ledger_watch)
         self._token = trio.lowlevel.current_trio_token()
         self._thread = thread = SessionThread(
-            self._conninfo,
+            opener.open,
             self._timing,
             tally=self._tally,
             in_trio=self._token.run_sync_soon,
             attempted=self._attempted.set,
             ended=self._ended.set,
-            ledger=self._watch_of_ledger,
         )
         thread.start()  # a Ctrl-C comes before or after: this method is protected
         try:
@@ -191,7 +191,8 @@ class PostgresLocker:
             refusal = thread.book.refusal()
             if isinstance(refusal, LockerConfigurationError):
                 raise refusal
-            trio.lowlevel.spawn_system_task(self._watch, thread, name="tickrunner_trio.lockers.postgres")
+            watched = (thread, self._calls, self._timing, self._watchdog)
+            trio.lowlevel.spawn_system_task(watch, *watched, name="tickrunner_trio.lockers.postgres")
         except BaseException:
             await self._close(thread)  # noqa: ASYNC102 - it shields and bounds itself
             raise
@@ -230,8 +231,7 @@ class PostgresLocker:
         """
         checked_lock_id(lock_id)
         await trio.lowlevel.checkpoint_if_cancelled()
-        book = self._opened_thread().book
-        return await self._calls.run(book, PostgresLease(book, lock_id), fn)
+        return await self._calls.run(PostgresLease(self._opened_book(), lock_id), fn)
 
     async def with_due_lock(
         self,
@@ -256,14 +256,13 @@ class PostgresLocker:
         checked_lock_id(lock_id)
         check_asked(service, interval)
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._watch_of_ledger is None:
+        if self._ledger is None:
             raise RuntimeError("this PostgresLocker keeps no ledger: make it with ledger=True")
-        book = self._opened_thread().book
-        lease = LedgerLease(book, lock_id, service=service, interval=interval, forced=forced)
-        had = await self._calls.run(book, lease, fn)
+        lease = LedgerLease(self._opened_book(), lock_id, service=service, interval=interval, forced=forced)
+        had = await self._calls.run(lease, fn)
         answer = lease.answer_of_ledger(had=had)
         if answer.state is LedgerState.PAUSED:
-            self._watch_of_ledger.found_paused(service)
+            self._ledger_watch.found_paused(service)
         return answer
 
     @property
@@ -273,7 +272,7 @@ class PostgresLocker:
 
     def watching(self, service: str, wake: Callable[[], object]) -> AbstractContextManager[None]:
         """For the time of the block, have it told of what is done to a service. See `abc.LedgerLocker`."""
-        return nullcontext() if self._watch_of_ledger is None else self._watch_of_ledger.watching(service, wake)
+        return nullcontext() if self._ledger is None else self._ledger_watch.watching(service, wake)
 
     def statistics(self) -> LockerStatistics:
         """Return what the locker is doing and has done, as a snapshot.
@@ -295,8 +294,6 @@ class PostgresLocker:
 
         Cancellation handling: returns at once; the worker thread ends with its answer, at most some ten seconds later.
         """
-        from ._holders import read_holders  # noqa: PLC0415  # as in `__aenter__`
-
         return await trio.to_thread.run_sync(read_holders, self._conninfo, abandon_on_cancel=True)
 
     def __repr__(self) -> str:
@@ -313,36 +310,13 @@ class PostgresLocker:
             )
         return self._thread
 
-    def _opened_thread(self) -> SessionThread:
-        thread = self._entered_thread()
+    def _opened_book(self) -> LockBook:
+        book = self._entered_thread().book
         if self._calls.are_closed:
-            raise trio.ClosedResourceError(_CLOSED)
+            raise trio.ClosedResourceError(CLOSED)
         if self._token is not trio.lowlevel.current_trio_token():
             raise RuntimeError("this PostgresLocker belongs to another Trio run: make one for each trio.run")
-        return thread
-
-    async def _watch(self, thread: SessionThread) -> None:
-        """Be Trio's own watchdog, for when the thread gets no time: cancel what is lost, end all waiting.
-
-        It runs as a system task until the locker has been left, or the Trio run ends without that, which ends the
-        thread too. On a clock that is not the real one it watches nothing.
-        """
-        has_real_clock = type(trio.lowlevel.current_clock()).__name__ == "SystemClock"  # Trio exports no name for it
-        with self._watching:
-            try:
-                if has_real_clock:
-                    await self._cancel_what_is_lost(thread)
-                await trio.sleep_forever()
-            finally:
-                thread.stop()
-
-    async def _cancel_what_is_lost(self, thread: SessionThread) -> NoReturn:
-        while True:
-            await trio.sleep(min(thread.book.seconds_left() or self._timing.beat, self._timing.beat))
-            is_stuck = boot_seconds() - thread.seen_at > self._timing.lease
-            self._calls.cancel_what_is_lost()
-            if is_stuck:
-                self._calls.give_up_waiting(_STUCK)
+        return book
 
     async def _close(self, thread: SessionThread) -> None:
         thread.book.end_no_more_holds()
@@ -355,7 +329,7 @@ class PostgresLocker:
             with trio.move_on_after(_STOPPING_THREAD_SECONDS, shield=True):
                 await self._ended.wait()
             if self._ended.is_set():
-                self._watching.cancel()  # until then somebody may wait for a thread that is stuck
+                self._watchdog.cancel()  # until then somebody may wait for a thread that is stuck
                 thread.join(1.0)  # it has nothing left to do but to return
             else:
                 log_safely(

@@ -22,11 +22,14 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from typing import TYPE_CHECKING, NoReturn
 
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
+from ._arrays import array, items_of
+from ._batch import Done, lock_ids
 from ._clock import boot_seconds
 from ._connection import Connection
 from ._losses import Loss
@@ -35,10 +38,9 @@ from ._timing import server_settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ._batch import Batch
     from ._connection import Wait
     from ._timing import LeaseTiming
-
-_OLDEST_SERVER = 140000  # the first with idle_session_timeout
 
 # Everything is qualified, so that no search_path of the role can put other functions in its place; so are operators,
 # the unseen ones too, which are why there is no NULLIF and no USING.
@@ -85,10 +87,8 @@ class Session:
         self._timing = timing
         self._connection = connection = self._connected(conninfo, wait)
         try:
-            version = connection.server_version
-            self.description = f"PostgreSQL {version // 10000}.{version % 10000}, backend {connection.backend_pid}"
-            if version < _OLDEST_SERVER:
-                raise LockerConfigurationError(f"the server is {self.description}: PostgreSQL 14 or newer is needed")
+            self.description = f"{connection.server}, backend {connection.backend_pid}"
+            connection.refuse_old_server()
             if self._backend(connection) != str(connection.backend_pid):
                 self._refuse_shared_sessions(conninfo, wait)
             mark = secrets.token_hex(8)
@@ -115,28 +115,24 @@ class Session:
         """Why it is lost; to be asked after an error."""
         return self._connection.loss
 
+    def asks_at(self) -> float:
+        """Return when it has something of its own to ask, whatever the batch; inf: never."""
+        return math.inf
+
+    def carry_out(self, batch: Batch, *, deadline: float) -> Done:
+        """Do all of a batch, which may be empty; return what came of it."""
+        return Done(self.exchange(lock_ids(batch.releases), lock_ids(batch.acquires), deadline=deadline))
+
     def exchange(self, release: Sequence[int], acquire: Sequence[int], *, deadline: float) -> list[bool]:
         """Let go of some locks, then try others, in one statement; return for each of these whether it was had.
 
         With neither it is a beat. The session must hold the former, and none of the latter.
         """
-        arrays = [_array(release), _array(acquire)]
+        arrays = [array(release), array(acquire)]
         whose, released, acquired = self._connection.ask_prepared(_NAME, arrays, columns=3, deadline=deadline)
-        if whose != "ours":
-            self._connection.loss = Loss.MISMATCH
-            raise LockerConfigurationError(SHARED)
-        if released != _all_true(len(release)):
-            self._connection.loss = Loss.MISMATCH
-            raise DatabaseUnavailableError(
-                f"the server did not hold a lock that was to be released; of {_shown(release)} it said {released}"
-            )
-        answers = [answer == "t" for answer in acquired.strip("{}").split(",") if answer]
-        if len(answers) != len(acquire):
-            self._connection.loss = Loss.STATEMENT
-            raise DatabaseUnavailableError(
-                f"the server answered for {len(answers)} locks where {len(acquire)} were asked"
-            )
-        return answers
+        self._must_be_ours(whose)
+        self._must_be_released(release, released)
+        return self._granted(acquire, acquired)
 
     def read_unasked(self) -> None:
         """Read what came in while nothing was asked: notices, or the end of the session."""
@@ -150,6 +146,32 @@ class Session:
     def close(self) -> None:
         """Close the socket. The server lets the locks go as soon as it notices. Idempotent, does not block."""
         self._connection.close()
+
+    # What the answers mean.
+
+    def _must_be_ours(self, whose: str | None) -> None:
+        if whose != "ours":
+            self._connection.loss = Loss.MISMATCH
+            raise LockerConfigurationError(SHARED)
+
+    def _must_be_released(self, asked: Sequence[int], said: str | None) -> None:
+        if items_of(said) != ["t"] * len(asked):
+            self._connection.loss = Loss.MISMATCH
+            raise DatabaseUnavailableError(
+                f"the server did not hold a lock that was to be released; of {_shown(asked)} it said {said}"
+            )
+
+    def _granted(self, asked: Sequence[int], said: str | None) -> list[bool]:
+        """Return for each whether it was had."""
+        granted = [answer == "t" for answer in items_of(said)]
+        if len(granted) != len(asked):
+            self._connection.loss = Loss.STATEMENT
+            raise DatabaseUnavailableError(
+                f"the server answered for {len(granted)} locks where {len(asked)} were asked"
+            )
+        return granted
+
+    # What opening it does.
 
     def _connected(self, conninfo: str, wait: Wait) -> Connection:
         return Connection(conninfo, wait)
@@ -225,14 +247,6 @@ class Session:
         if read_only == "on":
             raise DatabaseUnavailableError("the session is read-only: waiting for a server that takes writes")
         return int(locks) * int(connections)
-
-
-def _array(lock_ids: Sequence[int]) -> bytes:
-    return b"{%s}" % ",".join(map(str, lock_ids)).encode() if lock_ids else b"{}"
-
-
-def _all_true(count: int) -> str:
-    return f"{{{','.join('t' * count)}}}"
 
 
 def _shown(lock_ids: Sequence[int]) -> str:

@@ -19,7 +19,8 @@ PARTING is what makes a silent fault harmless: to close the socket is to let riv
 stop, at most until the server has ended the session for want of a beat.
 
 Who touches what: session, selector and backoff belong to the thread; what it shares with Trio is the `LockBook`, in
-which callers write what they want. Answers are given in Trio's thread, all of a batch by one wake-up.
+which callers write what they want. Answers are given in Trio's thread, all of a batch by one wake-up. It must not know
+how a session is opened, nor what it says to the server.
 
 Invariants, beside those of the book:
 
@@ -29,44 +30,41 @@ Invariants, beside those of the book:
 3. A lock that is to be let go of is let go of by the server, or its session is closed.
 4. Nobody waits for ever: also when the thread dies of a bug, all who wait are answered.
 5. The thread ends only on `stop` or a bug. Nothing that a server does or a connection string says ends it.
-6. With a ledger, the rows of watched services are looked at within four seconds, along with whatever else is asked.
+6. What the session has to ask by itself is asked in time, along with whatever else is asked.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import math
 import random
 import selectors
 import threading
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import trio
 
 from .._audit import log_safely
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
+from ._backoff import Backoff
 from ._clock import boot_seconds
-from ._driver import driver_needed
 from ._lock_book import EXPIRED, LockBook
 from ._losses import CLOSED, Loss
 from ._sleeper import Sleeper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from .._telemetry._meters import SessionTally
+    from ._batch import Answer
+    from ._connection import Wait
     from ._lease import PostgresLease
-    from ._ledger_session import Done, LedgerSession
-    from ._ledger_watch import LedgerWatch
-    from ._lock_book import Answer, Batch, Refusal
+    from ._lock_book import Refusal
     from ._session import Session
     from ._timing import LeaseTiming
 
 _log = logging.getLogger("tickrunner_trio.lockers.postgres")
 
-_BACKOFF_SECONDS = 0.1  # before the first attempt; doubled for each further one
-_LONGEST_BACKOFF_SECONDS = 10.0
 # Timers of the kernel stand still during suspend, the clock does not: so late, at most, is it noticed.
 _LONGEST_SLEEP_SECONDS = 1.0
 
@@ -75,39 +73,36 @@ class SessionThread:
     """See the module. All but `book` is for the one who enters and leaves the locker, in Trio's thread.
 
     Args:
-        conninfo: the user's connection string.
+        open_session: see `SessionOpener.open`.
         timing: of the lease.
         tally: of the sessions.
         in_trio: `trio.lowlevel.TrioToken.run_sync_soon`.
         attempted: called in Trio when the first attempt to connect has succeeded or failed, and perhaps again.
         ended: called in Trio as the last thing that the thread does.
-        ledger: what the locker knows of its ledger; None: it has none.
     """
 
     def __init__(
         self,
-        conninfo: str,
+        open_session: Callable[[Wait], Session],
         timing: LeaseTiming,
         *,
         tally: SessionTally,
         in_trio: Callable[..., None],
         attempted: Callable[[], None],
         ended: Callable[[], None],
-        ledger: LedgerWatch | None = None,
     ) -> None:
         self.book = LockBook(timing, boot_seconds, self._rouse, tally)  #: What callers write into.
         self.seen_at = boot_seconds()  #: When the thread last gave a sign of life.
-        self._conninfo = conninfo
+        self._open_session = open_session
         self._timing = timing
         self._in_trio = in_trio
         self._attempted = attempted
         self._ended = ended
-        self._ledger = ledger
         self._thread = threading.Thread(target=self._run, name="tickrunner_trio.lockers.postgres", daemon=True)
         self._stopping = False
         self._session: Session | None = None
         self._opened_at = 0.0
-        self._failures = 0  # attempts and short-lived sessions in a row
+        self._backoff = Backoff(random.uniform)
         self._last_failure: type[Exception] | None = None  # of the present outage
         self._sleeper = Sleeper()
 
@@ -127,9 +122,9 @@ class SessionThread:
     def stop(self) -> None:
         """Let the thread lose what is held, part with the session, and end. Idempotent."""
         self._stopping = True
-        self._wake()
+        self._sleeper.wake()
 
-    # Everything below runs in the thread, but for `_wake`.
+    # Everything below runs in the thread, but for `_rouse`.
 
     def _run(self) -> None:
         reason = "its PostgresLocker was left"
@@ -138,7 +133,7 @@ class SessionThread:
         try:
             while True:
                 self._live_through_one_session()
-                self._wait(None, 0, boot_seconds() + self._backoff())
+                self._wait(None, 0, boot_seconds() + self._backoff.next_seconds())
         except _Stopping:
             pass
         except BaseException as error:  # noqa: ASYNC103 - no cancellation reaches this thread
@@ -168,13 +163,7 @@ class SessionThread:
             self._tell(self._attempted)
 
     def _open(self) -> Session:
-        with driver_needed():
-            from ._session import Session  # noqa: PLC0415  # loads psycopg
-        session: Session
-        if self._ledger is None:
-            session = Session(self._conninfo, self._timing, self._wait)
-        else:
-            session = self._ledger.session(self._conninfo, self._wait)
+        session = self._open_session(self._wait)
         try:
             sent_at = self._opened_at = boot_seconds()
             session.exchange((), (), deadline=sent_at + self._timing.reply)
@@ -192,35 +181,21 @@ class SessionThread:
         sent_at = self._opened_at
         while True:
             batch = self.book.next_batch()
-            if batch.refused:
-                self._tell(functools.partial(_answer_all, batch.refused))
+            self._answer(batch.refused)
             now = boot_seconds()
-            watched = None if self._ledger is None else self._ledger.watched(now)
-            if not batch and not watched and now < (beat_at := sent_at + self._timing.beat):
-                look_at = math.inf if self._ledger is None else self._ledger.look_at()
-                until = min(beat_at, self.book.next_hold_end(), look_at)
+            if not batch and now < (asks_at := min(sent_at + self._timing.beat, session.asks_at())):
+                until = min(asks_at, self.book.due_at())
                 if self._sleep(session.fd, selectors.EVENT_READ, max(0.0, until - now)):
                     session.read_unasked()
                 continue
             sent_at = now
-            granted, unwritten = self._exchange(session, batch, watched, self.book.reply_deadline(sent_at))
-            answers = self.book.answered(batch, granted, sent_at, unwritten)
+            done = session.carry_out(batch, deadline=self.book.deadline.reply_by(sent_at))
+            if done.wakes:
+                self._tell(*done.wakes)
+            answers = self.book.answered(batch, done.granted, sent_at, done.unwritten)
             if answers is None:
                 session.give_up(EXPIRED)
-            if answers:
-                self._tell(functools.partial(_answer_all, answers))
-
-    def _exchange(
-        self, session: Session, batch: Batch, watched: Sequence[str] | None, deadline: float
-    ) -> tuple[list[bool], Collection[PostgresLease]]:
-        """Say a batch to the server; return which locks were granted, and which are kept for what is not written."""
-        if self._ledger is None:
-            releases, acquires = ([lease.lock_id for lease in leases] for leases in (batch.releases, batch.acquires))
-            return session.exchange(releases, acquires, deadline=deadline), ()
-        done: Done = cast("LedgerSession", session).carry_out(batch, watched, deadline=deadline)
-        if done.seen is not None and (woken := self._ledger.woken_by(done.seen)):
-            self._tell(*woken)
-        return done.granted, done.unwritten
+            self._answer(answers)
 
     def _part(self, reason: str, refusal: Refusal, loss: Loss) -> None:
         """Refuse what comes, lose what there is, have the work stopped, close the session, answer all who wait."""
@@ -236,24 +211,22 @@ class SessionThread:
                     self._let_work_stop()
                 self._sleeper.forget()
                 session.close()
-                if boot_seconds() - self._opened_at > _LONGEST_BACKOFF_SECONDS:
-                    self._failures = 0
+                self._backoff.session_lived(boot_seconds() - self._opened_at)
         finally:
-            self._tell(functools.partial(_answer_all, self.book.session_closed()))
+            self._answer(self.book.session_closed())
         if session is not None:  # last, since nobody knows how long a handler takes
             level = logging.INFO if self._stopping else logging.WARNING
             log_safely(_log, level, "session ended, locks lost with it: %d; %s", len(lost), reason)
 
     def _let_work_stop(self) -> None:
         """Wait for the work under lost locks, at most until the server has ended the session by itself."""
-        until = self.book.server_keeps_until()
+        until = self.book.deadline.server_ends_at()
         while self.book.lost_work_runs() and (seconds := until - boot_seconds()) > 0:
             self._select(None, 0, seconds)
 
-    def _backoff(self) -> float:
-        longest = min(_BACKOFF_SECONDS * 2.0**self._failures, _LONGEST_BACKOFF_SECONDS)
-        self._failures = min(self._failures + 1, 10)
-        return random.uniform(longest / 2, longest)
+    def _answer(self, answers: list[Answer]) -> None:
+        if answers:
+            self._tell(functools.partial(_answer_all, answers))
 
     def _tell(self, *calls: Callable[[], object]) -> None:
         """Have them called in Trio's thread: one wake-up for all."""
@@ -296,15 +269,12 @@ class SessionThread:
     def _rouse(self, *, at_once: bool) -> None:
         """Wake the thread, or have Trio do so when it has run whatever is ready: then all goes in one statement."""
         if at_once:
-            self._wake()
+            self._sleeper.wake()
             return
         try:
-            self._in_trio(self._wake, idempotent=True)
+            self._in_trio(self._sleeper.wake, idempotent=True)
         except trio.RunFinishedError:
-            self._wake()
-
-    def _wake(self) -> None:
-        self._sleeper.wake()
+            self._sleeper.wake()
 
 
 class _Stopping(Exception):  # noqa: N818  # no error

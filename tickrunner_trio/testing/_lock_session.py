@@ -32,6 +32,8 @@ import enum
 import math
 from typing import TYPE_CHECKING, Protocol
 
+from ..lockers._backoff import LONGEST_SECONDS, Backoff
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
@@ -39,13 +41,11 @@ if TYPE_CHECKING:
     from ..lockers import LeaseTiming
     from ._lock_server import Backend, LockServer
 
-# As the session thread of a PostgresLocker: an attempt to connect fails after so long, and so long it then waits.
+# As the session thread of a PostgresLocker: an attempt to connect fails after so long.
 _CONNECT_SECONDS = 5.0
-_BACKOFF_SECONDS = 0.1
-_LONGEST_BACKOFF_SECONDS = 10.0
 
 #: From the return of the server or the way, the longest until a session is ready.
-LONGEST_RETURN = _LONGEST_BACKOFF_SECONDS
+LONGEST_RETURN = LONGEST_SECONDS
 
 
 class SessionState(enum.Enum):
@@ -105,7 +105,7 @@ class LockSession:
         self._resumed_at = 0.0  # of what was due before, while it was frozen, nothing has happened
         self._attempt_at = 0.0
         self._tries_until = -math.inf
-        self._failures = 0
+        self._backoff = Backoff(chance.uniform)
 
     # What is the case.
 
@@ -305,9 +305,8 @@ class LockSession:
         self.state = SessionState.CLOSED
         self._is_silent = False
         self._asked_at = math.inf
-        if now - self._opened_at > _LONGEST_BACKOFF_SECONDS:
-            self._failures = 0
-        self._attempt_at = now + self._backoff()
+        self._backoff.session_lived(now - self._opened_at)
+        self._attempt_at = now + self._backoff.next_seconds()
         self._changed()
 
     def _part_with_backend(self, now: float) -> None:
@@ -334,10 +333,5 @@ class LockSession:
             self._tries_until = -math.inf
             return
         self._tries_until = now + _CONNECT_SECONDS if self._cut else now
-        self._attempt_at = self._tries_until + self._backoff()
+        self._attempt_at = self._tries_until + self._backoff.next_seconds()
         self.reason = "the server cannot be reached"
-
-    def _backoff(self) -> float:
-        longest = min(_BACKOFF_SECONDS * 2.0**self._failures, _LONGEST_BACKOFF_SECONDS)
-        self._failures = min(self._failures + 1, 10)
-        return self._chance.uniform(longest / 2, longest)
