@@ -53,7 +53,7 @@ LAYERS = {
     "bridges": ["abc", "pure", "observing"],
     "contents": ["abc", "pure", "observing", "running", "lockers"],
     "testing": ["abc", "pure", "observing", "running", "lockers", "alone"],
-    "edges": ["contents", "alone"],
+    "edges": ["abc", "contents", "alone"],
     "alone": [],
 }
 

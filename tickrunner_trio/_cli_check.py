@@ -1,4 +1,4 @@
-"""``tickrunner check``: what no service can see alone, judged over all of them. Pure but for the printing.
+"""``tickrunner check``: what no service can see alone, judged over all of them. Pure.
 
 Errors are broken invariants: the services would refuse to run together, or would exclude each other by mistake.
 Warnings are choices that often are mistakes. A service is sound if it has neither.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from .abc import LedgerLocker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +56,8 @@ def _errors(index: int, services: Sequence[Service]) -> Iterator[str]:
 
 
 def _warnings(service: Service) -> Iterator[str]:
-    has_ledger = getattr(service.config.locker, "has_ledger", False)  # see `abc.LedgerLocker`
+    locker = service.config.locker
+    has_ledger = isinstance(locker, LedgerLocker) and locker.has_ledger
     if service.interval > LONGEST_INTERVAL_WITHOUT_LEDGER and not has_ledger:
         yield "interval above one hour: without a ledger each deploy starts it anew"
     if service.config.tick_timeout is None:
