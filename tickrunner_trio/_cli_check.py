@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ._cli_text import aligned
 from .abc import LedgerLocker
 
 if TYPE_CHECKING:
@@ -65,13 +66,11 @@ def _warnings(service: Service) -> Iterator[str]:
 
 
 def table(checked: Sequence[Checked]) -> str:
-    """Return the services and their verdicts as aligned columns under a heading."""
+    """Return the services and their verdicts as columns under a heading."""
     rows = [("service", "interval", "timeout", "lock id", "cadence", "verdict")]
     for item in checked:
         config = item.service.config
         timeout = "none" if config.tick_timeout is None else f"{config.tick_timeout:g} s"
         interval = f"{item.service.interval:g} s"
         rows.append((config.name, interval, timeout, str(item.service.lock_id), config.cadence, item.verdict))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned(rows)
