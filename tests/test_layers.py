@@ -20,7 +20,7 @@ MODULES = {
     "abc": ["abc", "_errors", "_on_demand"],
     "pure": [
         *("_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "_version", "lockers._timing"),
-        *("_cluster_health", "_dueness", "lockers._ledger_schema"),
+        *("_callables", "_cluster_health", "_dueness", "lockers._ledger_schema"),
     ],
     "observing": ["_audit", "_surroundings", "_utc", "_telemetry*"],
     "running": [

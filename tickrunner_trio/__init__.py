@@ -19,7 +19,7 @@
 #                  asks of a ledger), _passes
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _surroundings (what simulations
 #                  replace); _telemetry/ (the only importer of opentelemetry: spans, and integers that exporters read)
-#     pure         _config, _outcome, _schedule, _dueness (when a ledger says a service is due), _health,
+#     pure         _config, _callables, _outcome, _schedule, _dueness (when a ledger says a service is due), _health,
 #                  _cluster_health, _statistics, _lock_ids, _version; of lockers/ _timing (of the lease) and
 #                  _ledger_schema (its tables): no await, no I/O, time comes in as an argument
 #     abc          abc (what others implement), _errors, _on_demand (how a package finds the last names below)

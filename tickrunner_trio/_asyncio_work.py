@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ._asyncio_tasks import captured, on_application, on_trio_asyncio, protect_from_interrupts
-from ._config import is_async_callable
+from ._callables import is_async_callable
 from ._foreign import Foreign, refuse_work
 
 if TYPE_CHECKING:
