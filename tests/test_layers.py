@@ -40,7 +40,7 @@ MODULES = {
     "contents": [""],  # the package itself
     "testing": ["testing*"],
     "edges": ["_cli*", "_demo*", "__main__", "admin*"],
-    "alone": ["_local_postgres", "_postgres_keeper"],
+    "alone": ["_local_postgres", "_postgres_binaries", "_postgres_keeper"],
 }
 
 #: From which layers a layer may import, beside itself.

@@ -24,8 +24,8 @@
 #                  _ledger_schema (its tables): no await, no I/O, time comes in as an argument
 #     abc          abc (what others implement), _errors, _on_demand (how a package finds the last names below)
 #
-#     _local_postgres and its _postgres_keeper stand alone: a throw-away server for demo and tests, which imports
-#     nothing of the library.
+#     _local_postgres, its _postgres_keeper and _postgres_binaries stand alone: a throw-away server for demo and
+#     tests, which imports nothing of the library.
 
 import typing
 
