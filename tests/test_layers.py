@@ -36,7 +36,10 @@ MODULES = {
         *("lockers._ledger_transaction", "lockers._ledger_watch", "lockers._ledger_lease", "lockers._ledger_session"),
         *("lockers._ledger_statements", "lockers._pipeline"),
     ],
-    "bridges": ["bridges", "_thread_work", "_asyncio_work", "_asyncio_tasks", "_foreign"],
+    "bridges": [
+        *("bridges", "_thread_work", "_asyncio_work", "_asyncio_tasks", "_application_loop", "_trio_asyncio_loop"),
+        "_foreign",
+    ],
     "contents": [""],  # the package itself
     "testing": ["testing*"],
     "edges": ["_cli*", "_demo*", "__main__", "admin*"],

@@ -7,8 +7,9 @@
 #                  cluster <- play <- process, session and server, judged by timeline; conformance <- promises <-
 #                  trial; scripted locker; strategies, health machine
 #     ---------------------------------------------------------------------------------------------------------
-#     bridges      bridges: what turns foreign functions into work: _thread_work; _asyncio_work, on its _asyncio_tasks;
-#                  _foreign, their names. Nothing below or beside imports them
+#     bridges      bridges: what turns foreign functions into work: _thread_work; _asyncio_work, which runs
+#                  _asyncio_tasks on _trio_asyncio_loop or _application_loop; _foreign, what they share. Nothing below
+#                  or beside imports them
 #     lockers      lockers/: memory; postgres (the Trio face, on its calls) and session thread (on its sleeper), between
 #                  them the lock book on its hold ends; under the thread session, then connection and conninfo (which
 #                  import psycopg). With a ledger: ledger session, on ledger statements and pipeline (which imports it
