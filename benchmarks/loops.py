@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import statistics
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING
 
@@ -56,8 +55,3 @@ def percentiles(values: Sequence[float], *which: float) -> list[float]:
     """Return the values that so many per cent are not above."""
     ordered = sorted(values)
     return [ordered[min(len(ordered) - 1, int(len(ordered) * each / 100))] for each in which]
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the median."""
-    return statistics.median(values)

@@ -10,7 +10,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from tickrunner_trio._local_postgres import LocalPostgresError, server_binaries
+from tickrunner_trio._local_postgres import LocalPostgresError
+from tickrunner_trio._postgres_binaries import server_binaries
 
 #: Installed beside each other, so each has a folder of its own under the peers.
 APART = ("apscheduler3", "apscheduler4")

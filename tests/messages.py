@@ -21,7 +21,7 @@ PACKAGE = Path(tickrunner_trio.__file__).parent
 _ERRORS = {"LockLostError", "DatabaseUnavailableError", "LockerConfigurationError"}
 _LEVELS = {"WARNING", "ERROR", "CRITICAL"}
 #: Edges, which have words of their own, and what tests with faults that nobody has.
-_LEFT_OUT = ("_cli", "_demo", "_local_postgres", "_postgres_keeper", "testing")
+_LEFT_OUT = ("_cli", "_demo", "_local_postgres", "_postgres_binaries", "_postgres_keeper", "testing")
 
 
 def messages() -> dict[str, set[str]]:

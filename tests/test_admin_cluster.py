@@ -26,7 +26,7 @@ from tickrunner_trio import (
     lock_id_for,
 )
 from tickrunner_trio.admin import admin_app
-from tickrunner_trio.admin._cluster import MayHaveLedger, has_ledger
+from tickrunner_trio.admin._cluster import has_ledger
 from tickrunner_trio.admin._guard import LONGEST_BODY
 
 if TYPE_CHECKING:
@@ -252,7 +252,6 @@ async def test_before_the_supervisor_runs_nobody_is_asked(supervisor: Supervisor
 
 async def test_the_rows_of_a_real_ledger_are_shown_and_changed(dsn: str) -> None:
     locker = PostgresLocker(dsn, ledger=True)
-    assert isinstance(locker, MayHaveLedger)
     assert locker.ledger is not None
     await locker.ledger.init()
     sweep = a_service("sweep", locker)

@@ -18,6 +18,7 @@ import trio
 from cli_processes import run_to_end, started
 
 from tickrunner_trio import Supervisor, _cli_admin
+from tickrunner_trio._cli import main
 from tickrunner_trio._cli_admin import AdminOptions, admin_options, serve
 from tickrunner_trio._cli_errors import CommandError, UsageError
 
@@ -190,7 +191,6 @@ def test_addresses_are_of_this_machine_only_unless_told_otherwise(
     address: str, host: str, port: int, names: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     options = admin_options(address, token_file=None, names=(), as_json=False)
-    assert options is not None
     assert (options.host, options.port, options.names) == (host, port, names)
     assert caplog.messages == []
 
@@ -204,7 +204,6 @@ async def listen(address: str, monkeypatch: pytest.MonkeyPatch, token: str | Non
     if token is not None:
         monkeypatch.setenv("TICKRUNNER_ADMIN_TOKEN", token)
     options = admin_options(address, token_file=None, names=["admin.example.com"], as_json=False)
-    assert options is not None
     assert options.is_random is (token is None)
     assert "admin.example.com" in options.names
     async with trio.open_nursery() as nursery:
@@ -254,7 +253,6 @@ def test_a_star_is_no_address_and_what_to_write_instead_is_said() -> None:
 def test_a_token_of_the_environment_may_end_in_a_newline_as_secrets_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TICKRUNNER_ADMIN_TOKEN", f"{TOKEN}\n")
     options = admin_options("8080", token_file=None, names=(), as_json=False)
-    assert options is not None
     assert options.token == TOKEN
 
 
@@ -267,11 +265,10 @@ def test_an_empty_token_of_the_environment_is_refused_and_not_replaced(
         admin_options("8080", token_file=None, names=(), as_json=False)
 
 
-def test_without_admin_there_is_none_and_its_other_options_are_refused() -> None:
-    assert admin_options(None, token_file=None, names=(), as_json=False) is None
-    for token_file, names in (("token", ()), (None, ("ops.example.com",))):
-        with pytest.raises(UsageError, match="with --admin HOST:PORT only"):
-            admin_options(None, token_file=token_file, names=names, as_json=False)
+@pytest.mark.parametrize("option", ["--admin-token-file=token", "--admin-host=ops.example.com"])
+def test_its_other_options_are_refused_without_it(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "nowhere:services", option]) == 2
+    assert "with --admin HOST:PORT only" in capsys.readouterr().err
 
 
 def test_a_token_that_cannot_be_one_is_refused_without_being_shown(

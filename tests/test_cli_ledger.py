@@ -21,7 +21,7 @@ from ledger_view import do, emptied, ledgered_database, put, role
 from tickrunner_trio import ClusterHealth, HealthState, Outcome, PastRun, PostgresLedger
 from tickrunner_trio._cli import main
 from tickrunner_trio._cli_ledger import DSN_VARIABLE
-from tickrunner_trio._cli_ledger_tables import described, health_json, runs_table, services_table
+from tickrunner_trio._cli_ledger_tables import described, row_json, runs_table, services_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -483,7 +483,7 @@ def test_a_trigger_says_whether_its_run_has_begun() -> None:
 
 
 def test_each_field_of_a_row_is_told_to_programs() -> None:
-    told = health_json(a_row(last_success=AT, last_outcome=Outcome.SUCCESS, epoch=5))
+    told = row_json(a_row(last_success=AT, last_outcome=Outcome.SUCCESS, epoch=5))
     assert told.keys() == set(ClusterHealth.__dataclass_fields__)
     assert json.loads(json.dumps(told))["last_outcome"] == "success"
     assert (told["lock_id"], told["last_success"], told["epoch"]) == ("9223372036854775807", AT.isoformat(), 5)

@@ -16,7 +16,7 @@ import trio
 from pages import DOCS, ROOT, Page, page, pages
 
 from tickrunner_trio import MemoryLocker, Outcome, Service, _supervisor
-from tickrunner_trio._schedule import FAILURE_HOLD, MAX_JITTER, SUCCESS_HOLD, part_of
+from tickrunner_trio._schedule import FAILURE_PART, MAX_JITTER, SUCCESS_HOLD, part_of
 from tickrunner_trio.lockers import _backoff, _lock_book
 from tickrunner_trio.lockers._timing import lease_timing
 from tickrunner_trio.testing import Cluster
@@ -80,7 +80,7 @@ def test_the_simulation_of_the_design_prints_what_the_page_shows() -> None:
 def test_the_figures_of_the_slots_are_those_of_the_code() -> None:
     text = page("design").words
     assert f"until {SUCCESS_HOLD:g} interval after the tick began" in text
-    assert (FAILURE_HOLD, MAX_JITTER) == (0.25, 60)
+    assert (FAILURE_PART, MAX_JITTER) == (0.25, 60)
     assert "until a random point of the first quarter" in text
     assert "a random point of the first half interval (at most a minute)" in text
 

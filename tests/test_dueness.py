@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tickrunner_trio import Outcome
-from tickrunner_trio._dueness import EPOCH_BITS, FAILURE_PART, due_after, epoch_after, is_due
+from tickrunner_trio._dueness import EPOCH_BITS, due_after, epoch_after, is_due
 
 INTERVALS = st.sampled_from([0.001, 0.1, 1 / 3, 60.0, 86400.0, 366 * 86400.0]) | st.floats(0.001, 1e7)
 PARTS = st.sampled_from([0.0, 0.5, 1.0, 1.5, 3.0]) | st.floats(0, 10)
@@ -73,7 +73,6 @@ def test_the_first_success_of_all_begins_the_count() -> None:
 def test_a_failure_is_tried_again_at_a_random_point_of_the_first_quarter(
     outcome: Outcome, chance: float, due_at: float
 ) -> None:
-    assert FAILURE_PART == 0.25
     assert due_after(outcome, 10.0, started_at=20.0, now=50.0, interval=40.0, chance=chance) == due_at
 
 

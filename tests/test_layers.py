@@ -20,7 +20,8 @@ MODULES = {
     "abc": ["abc", "_errors", "_on_demand"],
     "pure": [
         *("_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "_version", "lockers._timing"),
-        *("_cluster_health", "_dueness", "lockers._ledger_schema", "lockers._deadline", "lockers._backoff"),
+        *("_callables", "_cluster_health", "_dueness", "lockers._ledger_schema", "lockers._deadline"),
+        "lockers._backoff",
     ],
     "observing": ["_audit", "_surroundings", "_trio_run", "_utc", "_telemetry*"],
     "running": [
@@ -37,11 +38,14 @@ MODULES = {
         *("lockers._ledger_statements", "lockers._pipeline", "lockers._arrays", "lockers._batch", "lockers._unwritten"),
         *("lockers._waker", "lockers._watchdog", "lockers._opening", "lockers._ledger_refusals"),
     ],
-    "bridges": ["bridges", "_thread_work", "_asyncio_work", "_asyncio_tasks", "_foreign"],
+    "bridges": [
+        *("bridges", "_thread_work", "_asyncio_work", "_asyncio_tasks", "_application_loop", "_trio_asyncio_loop"),
+        "_foreign",
+    ],
     "contents": [""],  # the package itself
     "testing": ["testing*"],
     "edges": ["_cli*", "_demo*", "__main__", "admin*"],
-    "alone": ["_local_postgres", "_postgres_keeper"],
+    "alone": ["_local_postgres", "_postgres_binaries", "_postgres_keeper"],
 }
 
 #: From which layers a layer may import, beside itself.
@@ -54,7 +58,7 @@ LAYERS = {
     "bridges": ["abc", "pure", "observing"],
     "contents": ["abc", "pure", "observing", "running", "lockers"],
     "testing": ["abc", "pure", "observing", "running", "lockers", "alone"],
-    "edges": ["contents", "alone"],
+    "edges": ["abc", "contents", "alone"],
     "alone": [],
 }
 

@@ -23,13 +23,15 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from tickrunner_trio import _local_postgres, _postgres_keeper
-from tickrunner_trio._local_postgres import LocalPostgresError, local_postgres, server_binaries
+from tickrunner_trio import _local_postgres, _postgres_binaries, _postgres_keeper
+from tickrunner_trio._local_postgres import LocalPostgresError, local_postgres
+from tickrunner_trio._postgres_binaries import server_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tickrunner_trio._local_postgres import LocalPostgres, ServerBinaries
+    from tickrunner_trio._local_postgres import LocalPostgres
+    from tickrunner_trio._postgres_binaries import ServerBinaries
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="the throw-away server does not run on Windows"),
@@ -293,7 +295,7 @@ def test_a_program_that_is_no_server_is_named(tmp_path: Path, script: str, compl
 
 
 def test_no_server_anywhere_is_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_local_postgres, "_candidates", lambda: iter([Path("/nonexistent")]))
+    monkeypatch.setattr(_postgres_binaries, "_candidates", lambda: iter([Path("/nonexistent")]))
     assert server_binaries() == ()
     with pytest.raises(LocalPostgresError, match=r"no PostgreSQL server on this machine: install .*\[demo\]"):
         local_postgres().__enter__()
@@ -415,7 +417,7 @@ def test_it_runs_for_an_ordinary_user() -> None:
         refuse("an ordinary user can run no Python here, or cannot get at the server's programs")
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # the checkout may lie where only root gets in
         Path(directory).chmod(0o755)
-        for module in (_local_postgres, _postgres_keeper):
+        for module in (_local_postgres, _postgres_binaries, _postgres_keeper):
             shutil.copy(module.__file__, directory)
         caller = Caller(binaries, python=python, package=Path(directory), **how, cwd="/")
         assert answers(caller.dsn)

@@ -14,7 +14,8 @@ from postgres_view import asked, backend, locks, never, stopped, until
 from psycopg.conninfo import make_conninfo
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, PostgresLocker
-from tickrunner_trio._local_postgres import LocalPostgres, LocalPostgresError, server_binaries
+from tickrunner_trio._local_postgres import LocalPostgres, LocalPostgresError
+from tickrunner_trio._postgres_binaries import server_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

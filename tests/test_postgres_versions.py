@@ -17,7 +17,8 @@ from postgres_view import asked, locks, taken_at, until
 from test_ledger_locker import ask, never, run
 
 from tickrunner_trio import PostgresLocker
-from tickrunner_trio._local_postgres import local_postgres, server_binaries
+from tickrunner_trio._local_postgres import local_postgres
+from tickrunner_trio._postgres_binaries import server_binaries
 from tickrunner_trio.abc import LedgerState
 from tickrunner_trio.lockers._clock import boot_seconds
 from tickrunner_trio.lockers._session import Session

@@ -65,7 +65,7 @@ SHOWN = """\
     [
         ("tickrunner_trio._schedule.xǁScheduleǁ_latest__mutmut_16", "_schedule.Schedule._latest"),
         ("tickrunner_trio.lockers._lock_book.xǁLockBookǁ__init____mutmut_6", "lockers._lock_book.LockBook.__init__"),
-        ("tickrunner_trio._config.x__call_of__mutmut_5", "_config._call_of"),
+        ("tickrunner_trio._callables.x__call_of__mutmut_5", "_callables._call_of"),
         ("tickrunner_trio.lockers._timing.x_lease_timing__mutmut_12", "lockers._timing.lease_timing"),
     ],
 )

@@ -523,7 +523,7 @@ def run_alone(program: str) -> tuple[int, str]:
 def test_a_global_provider_that_cannot_be_found_disturbs_nobody_and_is_logged_once(
     meters: MemoryMetrics, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_registry, "_globally", {})
+    monkeypatch.setattr(_registry, "_of_providers", weakref.WeakKeyDictionary())
     monkeypatch.setenv("OTEL_PYTHON_METER_PROVIDER", "nosuch")
     without = [service(one_second), service(one_second)]
     given = service(one_second, telemetry=meters.providers)

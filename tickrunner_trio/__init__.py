@@ -7,8 +7,9 @@
 #                  cluster <- play <- process, session and server, judged by timeline; conformance <- promises <-
 #                  trial; scripted locker; strategies, health machine
 #     ---------------------------------------------------------------------------------------------------------
-#     bridges      bridges: what turns foreign functions into work: _thread_work; _asyncio_work, on its _asyncio_tasks;
-#                  _foreign, their names. Nothing below or beside imports them
+#     bridges      bridges: what turns foreign functions into work: _thread_work; _asyncio_work, which runs
+#                  _asyncio_tasks on _trio_asyncio_loop or _application_loop; _foreign, what they share. Nothing below
+#                  or beside imports them
 #     lockers      lockers/: memory; postgres (the Trio face, on its calls and watchdog) and session thread (on its
 #                  sleeper), between them the lock book, on its hold ends, unwritten results and waker; opening, of the
 #                  session under the thread, which says a batch; then connection and conninfo (which import psycopg).
@@ -21,13 +22,13 @@
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _trio_run (who calls from
 #                  elsewhere); _surroundings (what simulations replace); _telemetry/ (the only importer of
 #                  opentelemetry: spans, and integers that exporters read)
-#     pure         _config, _outcome, _schedule, _dueness (when a ledger says a service is due), _health,
+#     pure         _config, _callables, _outcome, _schedule, _dueness (when a ledger says a service is due), _health,
 #                  _cluster_health, _statistics, _lock_ids, _version; of lockers/ _timing and _deadline (of the lease),
 #                  _backoff and _ledger_schema (its tables): no await, no I/O, time comes in as an argument
 #     abc          abc (what others implement), _errors, _on_demand (how a package finds the last names below)
 #
-#     _local_postgres and its _postgres_keeper stand alone: a throw-away server for demo and tests, which imports
-#     nothing of the library.
+#     _local_postgres, its _postgres_keeper and _postgres_binaries stand alone: a throw-away server for demo and
+#     tests, which imports nothing of the library.
 
 import typing
 

@@ -22,9 +22,11 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ._asyncio_tasks import captured, on_application, on_trio_asyncio, protect_from_interrupts
-from ._config import check_takes, is_async_callable
+from ._application_loop import on_application
+from ._asyncio_tasks import captured
+from ._callables import check_takes, is_async_callable
 from ._foreign import Foreign, refuse_work
+from ._trio_asyncio_loop import on_trio_asyncio, protect_from_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

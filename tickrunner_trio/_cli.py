@@ -66,9 +66,8 @@ def _run(options: argparse.Namespace) -> int:
     from ._cli_run import run_services, signals_restored  # noqa: PLC0415
     from ._cli_telemetry import telemetry_of_environment  # noqa: PLC0415
 
-    configure_logging(options.log_format, options.log_level)
     admin = None
-    if options.admin is not None or options.admin_token_file is not None or options.admin_host:
+    if options.admin is not None:
         from ._cli_admin import admin_options  # noqa: PLC0415
 
         admin = admin_options(
@@ -77,6 +76,9 @@ def _run(options: argparse.Namespace) -> int:
             names=options.admin_host,
             as_json=options.log_format == "json",
         )
+    elif options.admin_token_file is not None or options.admin_host:
+        raise UsageError("--admin-token-file and --admin-host are of use with --admin HOST:PORT only: give it too")
+    configure_logging(options.log_format, options.log_level)
     open_services = load(options.target)
     # Metrics are read for the last time when everything has ended, and end with the services that they are about.
     kept: list[Service] = []

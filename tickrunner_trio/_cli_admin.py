@@ -51,18 +51,12 @@ class AdminOptions:
     as_json: bool  #: Whether it is printed as a JSON line, as the logs are.
 
 
-def admin_options(
-    address: str | None, *, token_file: str | None, names: Sequence[str], as_json: bool
-) -> AdminOptions | None:
-    """Return what the command line and the environment ask for; None if it is no admin application.
+def admin_options(address: str, *, token_file: str | None, names: Sequence[str], as_json: bool) -> AdminOptions:
+    """Return what the command line and the environment ask for.
 
     Raises:
         UsageError: the address, a name or the token is wrong, or the packages for it are not installed.
     """
-    if address is None:
-        if token_file is not None or names:
-            raise UsageError("--admin-token-file and --admin-host are of use with --admin HOST:PORT only: give it too")
-        return None
     try:
         from .admin import _security as security  # noqa: PLC0415 - of the extra "admin"
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""``tickrunner check``: what no service can see alone, judged over all of them. Pure but for the printing.
+"""``tickrunner check``: what no service can see alone, judged over all of them. Pure.
 
 Errors are broken invariants: the services would refuse to run together, or would exclude each other by mistake.
 Warnings are choices that often are mistakes. A service is sound if it has neither.
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ._cli_text import aligned
+from .abc import LedgerLocker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +57,8 @@ def _errors(index: int, services: Sequence[Service]) -> Iterator[str]:
 
 
 def _warnings(service: Service) -> Iterator[str]:
-    has_ledger = getattr(service.config.locker, "has_ledger", False)  # see `abc.LedgerLocker`
+    locker = service.config.locker
+    has_ledger = isinstance(locker, LedgerLocker) and locker.has_ledger
     if service.interval > LONGEST_INTERVAL_WITHOUT_LEDGER and not has_ledger:
         yield "interval above one hour: without a ledger each deploy starts it anew"
     if service.config.tick_timeout is None:
@@ -62,13 +66,11 @@ def _warnings(service: Service) -> Iterator[str]:
 
 
 def table(checked: Sequence[Checked]) -> str:
-    """Return the services and their verdicts as aligned columns under a heading."""
+    """Return the services and their verdicts as columns under a heading."""
     rows = [("service", "interval", "timeout", "lock id", "cadence", "verdict")]
     for item in checked:
         config = item.service.config
         timeout = "none" if config.tick_timeout is None else f"{config.tick_timeout:g} s"
         interval = f"{item.service.interval:g} s"
         rows.append((config.name, interval, timeout, str(item.service.lock_id), config.cadence, item.verdict))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned(rows)

@@ -15,12 +15,10 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from ._cli_text import on_one_line, printable, safely
 
-_T = TypeVar("_T")
 _LeafT = TypeVar("_LeafT", bound=BaseException)
 
 
@@ -28,7 +26,7 @@ class CommandError(Exception):
     """Ends a command: `main` prints the message as one line on stderr and returns ``status``."""
 
     def __init__(self, message: str, *, status: int) -> None:
-        super().__init__(printable(" ".join(message.split())))
+        super().__init__(on_one_line(message))
         self.status = status
 
 
@@ -99,21 +97,6 @@ def _machinery() -> tuple[str, ...]:
 def _short(filename: str) -> str:
     path = Path(filename)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename
-
-
-def safely(convert: Callable[[_T], str], value: _T) -> str:
-    """Return what ``str``, ``repr`` or the like makes of a value of the user's, or a placeholder if that fails."""
-    try:
-        return convert(value)
-    except Exception as error:  # Theirs, RecursionError in what is nested too deep, ValueError in too many digits.
-        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
-
-
-def printable(text: str) -> str:
-    """Return the text with what a terminal might obey escaped, but for line breaks and tabs."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
 
 
 def show(program: str, error: CommandError, *, with_traceback: bool) -> None:

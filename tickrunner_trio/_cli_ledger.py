@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import json
 import os
 import socket
 import sys
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from . import DatabaseUnavailableError, LockerConfigurationError, PostgresLedger
-from ._cli_errors import CommandError, UsageError, printable
-from ._cli_ledger_tables import as_json, described, health_json, run_json, runs_table, services_table
+from ._cli_errors import CommandError, UsageError
+from ._cli_ledger_tables import described, row_json, runs_table, services_table
 from ._cli_logging import end_stdout
+from ._cli_text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -103,15 +105,15 @@ def _status(options: argparse.Namespace) -> int:
     if options.name is None:
         services = _done(ledger.cluster_health)
         _print(
-            options, lambda: services_table(services, width=_width()), services=[health_json(each) for each in services]
+            options, lambda: services_table(services, width=_width()), services=[row_json(each) for each in services]
         )
         return 0
     service, runs = _done(partial(_of_one, ledger, options.name))
     _print(
         options,
         lambda: f"{services_table([service], width=_width())}\n\n{runs_table(runs)}",
-        service=health_json(service),
-        runs=[run_json(each) for each in runs],
+        service=row_json(service),
+        runs=[row_json(each) for each in runs],
     )
     return 0
 
@@ -139,7 +141,7 @@ def _trigger(options: argparse.Namespace) -> int:
 def _changed(options: argparse.Namespace, change: Callable[[PostgresLedger], Awaitable[ClusterHealth]]) -> int:
     ledger = _ledger(options)
     health = _done(lambda: change(ledger))
-    _print(options, lambda: described(health), service=health_json(health))
+    _print(options, lambda: described(health), service=row_json(health))
     return 0
 
 
@@ -147,7 +149,7 @@ def _init(options: argparse.Namespace) -> int:
     if options.print:
         ledger = _ledger(options, needs_dsn=False)
         is_there = options.dsn is not None
-        with _told():
+        with _as_command_errors():
             all_of_it, granting = ledger.statements(role=options.role), ledger.grants(role=options.role)
         return _printed_sql(options, [*_done(ledger.missing), *granting] if is_there else all_of_it)
     ledger = _ledger(options)
@@ -186,7 +188,7 @@ def _printed_sql(options: argparse.Namespace, statements: tuple[str, ...] | list
 
 
 def _print(options: argparse.Namespace, text: Callable[[], str], **values: object) -> None:
-    said = as_json({"schema": options.schema, **values}) if options.json else text()
+    said = json.dumps({"schema": options.schema, **values}, allow_nan=False) if options.json else text()
     # Rows are ASCII, but somebody may have written others.
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     try:
@@ -208,7 +210,7 @@ def _ledger(options: argparse.Namespace, *, needs_dsn: bool = True) -> PostgresL
     dsn = os.environ.get(DSN_VARIABLE) if options.dsn is None else options.dsn
     if dsn is None and needs_dsn:
         raise UsageError(f"no database is named: give --dsn 'host=... dbname=...', or set {DSN_VARIABLE}")
-    with _told():
+    with _as_command_errors():
         return PostgresLedger(dsn or "", options.schema)
 
 
@@ -224,7 +226,7 @@ def _by(options: argparse.Namespace) -> str:
 
 def _done(function: Callable[[], Awaitable[Any]]) -> Any:
     """Await it in a Trio run of its own; what it raises becomes one line."""
-    with _told():
+    with _as_command_errors():
         return trio.run(_awaited, function)
 
 
@@ -233,7 +235,7 @@ async def _awaited(function: Callable[[], Awaitable[Any]]) -> Any:
 
 
 @contextmanager
-def _told() -> Generator[None]:
+def _as_command_errors() -> Generator[None]:
     try:
         yield
     except DatabaseUnavailableError as error:

@@ -1,16 +1,12 @@
-"""The rows of a ledger as tables for people and as JSON for programs. Values in, text out.
-
-A row is anybody's text, so what a terminal might obey is escaped.
-"""
+"""The rows of a ledger as tables for people, and as what JSON can say for programs. Values in, values out."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ._cli_errors import printable
+from ._cli_text import aligned, on_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,19 +17,12 @@ _NONE = "-"
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
-def health_json(health: ClusterHealth) -> dict[str, Any]:
+def row_json(row: ClusterHealth | PastRun) -> dict[str, Any]:
     """Return the fields of a row. ``lock_id`` is a string, since many readers of JSON round 64 bits."""
-    return {**_plain(health), "lock_id": str(health.lock_id)}
-
-
-def run_json(run: PastRun) -> dict[str, Any]:
-    """Return the fields of a run."""
-    return _plain(run)
-
-
-def as_json(value: object) -> str:
-    """Return the value as JSON, on one line, in ASCII."""
-    return json.dumps(value, allow_nan=False)
+    fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    if "lock_id" in fields:
+        fields["lock_id"] = str(fields["lock_id"])
+    return {name: each.isoformat() if isinstance(each, datetime) else each for name, each in fields.items()}
 
 
 def services_table(services: Sequence[ClusterHealth], *, now: datetime | None = None, width: int | None = None) -> str:
@@ -58,12 +47,12 @@ def services_table(services: Sequence[ClusterHealth], *, now: datetime | None = 
     ]
     if not rows:
         return "no service with a ledger has run yet"
-    table = _aligned([heading, *rows])
+    table = aligned([heading, *rows])
     return table if width is None or max(map(len, table.splitlines())) <= width else _stacked(heading, rows)
 
 
 def runs_table(runs: Sequence[PastRun]) -> str:
-    """Return the runs as aligned columns under a heading."""
+    """Return the runs as columns under a heading."""
     heading = ("started (UTC)", "took", "outcome", "epoch", "replica", "error")
     rows = [
         (
@@ -76,14 +65,14 @@ def runs_table(runs: Sequence[PastRun]) -> str:
         )
         for run in runs
     ]
-    return _aligned([heading, *rows]) if rows else "no run of it is over yet"
+    return aligned([heading, *rows]) if rows else "no run of it is over yet"
 
 
 def described(health: ClusterHealth, *, now: datetime | None = None) -> str:
     """Return what an operator's change has made of a service, in one line."""
     at = datetime.now(UTC) if now is None else now
     notes = "; ".join([str(health.state), f"due {_due(health, at)}", *_notes(health, at)])
-    return _on_one_line(f"{health.name}: {notes}")
+    return on_one_line(f"{health.name}: {notes}")
 
 
 def _notes(health: ClusterHealth, now: datetime) -> list[str]:
@@ -135,26 +124,10 @@ def _seconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 10 else _span(seconds)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    cells = [[_on_one_line(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
-    return "\n".join(line.rstrip() for line in lines)
-
-
 def _stacked(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a paragraph a row, a cell a line: the terminal may wrap what is long, and no column is torn by it."""
     indent = max(map(len, heading)) + 2
     return "\n\n".join(
-        "\n".join(f"{name:<{indent}}{_on_one_line(cell)}" for name, cell in zip(heading, row, strict=True) if cell)
+        "\n".join(f"{name:<{indent}}{on_one_line(cell)}" for name, cell in zip(heading, row, strict=True) if cell)
         for row in rows
     )
-
-
-def _on_one_line(text: str) -> str:
-    return printable(" ".join(text.split()))
-
-
-def _plain(value: ClusterHealth | PastRun) -> dict[str, Any]:
-    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return {name: each.isoformat() if isinstance(each, datetime) else each for name, each in fields.items()}

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import trio
 
 from . import Service
-from ._cli_errors import CommandError, UsageError, first_leaf, only_leaf, safely, told
+from ._cli_errors import CommandError, UsageError, first_leaf, only_leaf, told
+from ._cli_text import safely
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

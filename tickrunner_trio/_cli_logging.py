@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from . import TickContextFilter
-from ._cli_errors import printable, safely
+from ._cli_text import printable, safely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -32,8 +32,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from . import TickContextFilter
-from ._cli_errors import CommandError, UsageError, safely, told
+from ._cli_errors import CommandError, UsageError, told
 from ._cli_logging import STANDARD_ATTRIBUTES, message_of
+from ._cli_text import safely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence

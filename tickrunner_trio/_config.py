@@ -6,14 +6,13 @@ value and says the remedy, so that a mistake surfaces where the service is writt
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from ._callables import check_takes, is_async_callable, yields
 from ._lock_ids import checked_lock_id
 
 if TYPE_CHECKING:
@@ -137,46 +136,3 @@ def _check_cadence(cadence: object) -> None:
         raise TypeError(f"cadence must be a str, got {cadence!r}: use 'cluster' or 'replica'")
     if cadence not in ("cluster", "replica"):
         raise ValueError(f"cadence must be 'cluster' or 'replica', got {cadence!r}: use one of the two")
-
-
-def check_takes(field: str, function: object, *arguments: str) -> None:
-    """Refuse a callable that takes other arguments than these; one that does not say what it takes is let through."""
-    assert callable(function)
-    try:
-        # Of the outermost function, since a decorator may add arguments to those that it is called with.
-        signature = inspect.signature(function, follow_wrapped=False)
-    except Exception:  # some builtins have none, and its annotations may be evaluated only now
-        return
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        call = f"{field}({', '.join(arguments)})"
-        raise TypeError(
-            f"{field} must take the arguments of {call}, got {function!r}: have it take these, and need no others"
-        ) from None
-
-
-def is_async_callable(function: object) -> bool:
-    """Whether calling it gives a coroutine: an async function or method, a partial of one, an async ``__call__``."""
-    function = _unwrapped(function)
-    return inspect.iscoroutinefunction(function) or (
-        callable(function)
-        and not isinstance(function, type)
-        and inspect.iscoroutinefunction(_unwrapped(_call_of(function)))
-    )
-
-
-def yields(function: object) -> bool:
-    function = _unwrapped(function)
-    candidates = (function, _call_of(function))
-    return any(inspect.isasyncgenfunction(each) or inspect.isgeneratorfunction(each) for each in candidates)
-
-
-def _call_of(function: object) -> object:
-    return type(function).__call__
-
-
-def _unwrapped(function: object) -> object:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function

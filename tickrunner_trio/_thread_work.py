@@ -26,7 +26,7 @@ import outcome
 import trio
 
 from ._audit import log_safely
-from ._config import check_takes, is_async_callable, yields
+from ._callables import check_takes, is_async_callable, yields
 from ._foreign import Foreign, beside, refuse_work
 from ._telemetry._events import thread_stopped
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import socket
+import statistics
 import tempfile
 import time
 from contextlib import asynccontextmanager
@@ -33,7 +34,6 @@ from tickrunner_trio import Outcome, PostgresLocker, TickReport
 from tickrunner_trio.abc import LedgerState
 
 from ..databases import own_database
-from ..loops import median
 from ..question import OURS, Comparison, Difference, Figure, Measurement, Question, Value, ratio
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def measure_disk(dsn: str, flushes: int) -> dict[str, float]:
                 os.pwrite(file.fileno(), os.urandom(8192), 0)
                 os.fdatasync(file.fileno())
             taken.append(perf_counter() - began)
-    return {"p50": median(taken) * 1e6}
+    return {"p50": statistics.median(taken) * 1e6}
 
 
 # -- How it is measured ------------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ async def _microseconds(act: Act, seconds: float) -> float:
     while (began := perf_counter()) < end:
         await act(0)
         taken.append(perf_counter() - began)
-    return median(taken) * 1e6
+    return statistics.median(taken) * 1e6
 
 
 async def _trips(locker: PostgresLocker, act: Act) -> float:

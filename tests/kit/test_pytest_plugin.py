@@ -114,11 +114,11 @@ def test_a_session_that_is_left_fails_its_test_and_no_other(
 
 WITHOUT_A_SERVER = """
 import pytest
-import tickrunner_trio._local_postgres
+import tickrunner_trio._postgres_binaries
 
 @pytest.fixture(scope="session", autouse=True)
 def no_server():
-    tickrunner_trio._local_postgres.server_binaries = tuple
+    tickrunner_trio._postgres_binaries.server_binaries = tuple
 """
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .._health import RunningHealth
     from ..abc import Lease
     from ._names import Instrument
-    from ._registry import Reading, Registry
+    from ._registry import Reading
 
 
 _OUTCOMES = tuple(Outcome)
@@ -171,8 +171,7 @@ class LockerMeter:
     """Shows a tally of sessions for as long as the locker that owns this lives."""
 
     def __init__(self, tally: SessionTally, provider: MeterProvider | None) -> None:
-        self._registry: Registry = registry_of(checked_meter_provider(provider))
-        self._registry.add(self, tally)
+        registry_of(checked_meter_provider(provider)).add(self, tally)
 
 
 def checked_meter_provider(provider: object) -> MeterProvider | None:

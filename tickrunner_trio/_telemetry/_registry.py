@@ -161,7 +161,7 @@ class Registry:
             provider = self._global_provider()
             other = None if provider is None else _of_providers.get(provider)
         else:
-            other = _globally.get("")
+            other = _of_providers.get(_THE_GLOBAL_ONE)
             if other is not None and self._provider() is not self._global_provider():
                 other = None
         if other is not None:
@@ -212,23 +212,24 @@ def _merge(values: dict[tuple[str, ...], float], instrument: Instrument, key: tu
     values[key] = value
 
 
+class _TheGlobalOne:
+    """Stands for the global provider, whichever that is or will be."""
+
+
+_THE_GLOBAL_ONE = _TheGlobalOne()
+_of_providers: weakref.WeakKeyDictionary[MeterProvider | _TheGlobalOne, Registry] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
-_of_providers: weakref.WeakKeyDictionary[MeterProvider, Registry] = weakref.WeakKeyDictionary()
-_globally: dict[str, Registry] = {}  # of the global provider, whichever that is or will be: none, or one under ""
 
 
 def registry_of(provider: MeterProvider | None) -> Registry:
     """Return the registry of a provider; None: of the global one, also if that is set later."""
     if provider is not None and _is_proxy(provider):
         provider = None
+    key = _THE_GLOBAL_ONE if provider is None else provider
     with _lock:
-        registry = _globally.get("") if provider is None else _of_providers.get(provider)
+        registry = _of_providers.get(key)
         if registry is None:
-            registry = Registry(provider)
-            if provider is None:
-                _globally[""] = registry
-            else:
-                _of_providers[provider] = registry
+            registry = _of_providers[key] = Registry(provider)
         return registry
 
 

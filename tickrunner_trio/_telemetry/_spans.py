@@ -19,7 +19,6 @@ Nothing here raises an `Exception`, whatever the tracer does.
 from __future__ import annotations
 
 import os
-from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING
 
@@ -36,6 +35,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from .._callables import place_of
 from .._health import describe_error
 from .._outcome import Outcome
 from .._version import __version__
@@ -114,7 +114,7 @@ class ServiceTracer:
         """
         if function is not self._function:
             self._function = function
-            self._fixed = {**self._fixed, FUNCTION: _name_of(function)}
+            self._fixed = {**self._fixed, FUNCTION: ".".join(place_of(function))}
         attributes: dict[str, AttributeValue] = {
             **self._fixed,
             REQUEST_ID: request_id,
@@ -199,15 +199,6 @@ class TickSpan:
                 tracer.links = (Link(context),)
         except Exception as error:
             tracer.guard.failed("ending a span", error)
-
-
-def _name_of(function: object) -> str:
-    """Return where the code of the work is: module and qualified name."""
-    while isinstance(function, partial):
-        function = function.func
-    if not hasattr(function, "__qualname__"):
-        function = type(function).__call__
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
 
 
 def _type_of(error: BaseException) -> str:

@@ -48,8 +48,11 @@ class Board:
     def view_of(self, service: Service) -> dict[str, Any]:
         """Return one service as it is now."""
         statistics = service.statistics()
+        lock = self.locks.of(service, statistics)
         return {
-            **service_view(service, service.health(), statistics, self.locks.of(service, statistics)),
+            **service_view(service, service.health(), statistics),
+            "lock": lock.state,
+            "holder": lock.holder,
             "ledger": has_ledger(service),
             "cluster": self.cluster.of(service),
         }

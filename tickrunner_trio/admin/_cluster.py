@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
+from ..abc import HasLedger
 from ._asked import MAX_AGE, Asked, refresh
 from ._views import cluster_view
 
 if TYPE_CHECKING:
     from .. import Service, Supervisor
-
-
-@runtime_checkable
-class MayHaveLedger(Protocol):
-    """A locker that may keep a ledger, as `PostgresLocker` does."""
-
-    @property
-    def ledger(self) -> object | None:
-        """The ledger; None if it keeps none."""
-        ...
 
 
 class ClusterWatch:
@@ -44,4 +35,4 @@ class ClusterWatch:
 def has_ledger(service: Service) -> bool:
     """Whether the locker of a service keeps a ledger."""
     locker = service.config.locker
-    return isinstance(locker, MayHaveLedger) and locker.ledger is not None
+    return isinstance(locker, HasLedger) and locker.ledger is not None

@@ -71,15 +71,7 @@ class LockWatch:
 
     async def _told(self, locker: TellsHolders) -> _Told:
         ours = self._ours()
-        holders = {
-            each.lock_id: holder_view(
-                pid=each.pid,
-                application_name=each.application_name,
-                client_address=each.client_address,
-                since=each.session_since,
-            )
-            for each in await locker.holders()
-        }
+        holders = {each.lock_id: holder_view(each) for each in await locker.holders()}
         return _Told(holders, ours | self._ours())
 
     def _ours(self) -> frozenset[int]:

@@ -15,16 +15,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .. import ClusterHealth, PastRun, Service, ServiceStatistics, TickReport
-    from ._holders import LockView
+    from ..lockers import LockHolder
 
 #: Characters of an error that are shown: some lines of it; the rest is in the logs.
 LONGEST_ERROR = 500
 
 
-def service_view(
-    service: Service, health: WorkerHealth, statistics: ServiceStatistics, lock: LockView
-) -> dict[str, Any]:
-    """Return one service: the fields of its health, then when it is next, who has its lock, and what it counted."""
+def service_view(service: Service, health: WorkerHealth, statistics: ServiceStatistics) -> dict[str, Any]:
+    """Return one service: the fields of its health, then when it is next, how it is set up, and what it counted."""
     return {
         "name": health.name,
         "state": str(health.state),
@@ -35,8 +33,6 @@ def service_view(
         "consecutive_failures": health.consecutive_failures,
         "last_outcome": None if health.last_outcome is None else str(health.last_outcome),
         "next_slot": _time(statistics.next_slot),
-        "lock": lock.state,
-        "holder": lock.holder,
         "lock_id": str(service.lock_id),  # 64 bits: as a number, JavaScript would round it
         "interval": service.interval,
         "tick_timeout": service.config.tick_timeout,
@@ -68,15 +64,13 @@ def report_view(report: TickReport) -> dict[str, Any]:
     }
 
 
-def holder_view(
-    *, pid: int, application_name: str, client_address: str | None, since: datetime | None
-) -> dict[str, Any]:
+def holder_view(holder: LockHolder) -> dict[str, Any]:
     """Return a session that holds a lock."""
     return {
-        "pid": pid,
-        "application_name": cut(application_name),
-        "client_address": client_address,
-        "session_since": _time(since),
+        "pid": holder.pid,
+        "application_name": cut(holder.application_name),
+        "client_address": holder.client_address,
+        "session_since": _time(holder.session_since),
     }
 
 

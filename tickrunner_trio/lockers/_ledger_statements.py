@@ -29,8 +29,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .._dueness import EPOCH_BITS, FAILURE_PART, FAILURES
+from .._dueness import EPOCH_BITS
 from .._outcome import Outcome
+from .._schedule import FAILURE_PART, FAILURES
 from ._ledger_schema import RUNS_KEPT, table
 
 #: So long a row that is being inserted by somebody else is waited for.

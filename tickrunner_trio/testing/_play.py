@@ -44,7 +44,8 @@ from ._faults import (
 )
 from ._freezing import Freezer
 from ._lock_server import LockServer
-from ._process import Process, Record
+from ._process import Process
+from ._record import Record
 from ._simulated_ledger import SimulatedLedger
 
 if TYPE_CHECKING:

@@ -9,22 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .._outcome import Outcome
+from . import _facts as facts
 from ._drawing import clock_face
+from ._facts import ROUNDING
 from ._faults import ClockOffset, DatabaseAway, Freeze, Partition, Start, ends_at
-from ._findings import (
-    ROUNDING,
-    Finding,
-    all_gated,
-    awake,
-    check_number,
-    conclude,
-    demand_something,
-    has,
-    judged,
-    of_kind,
-    runs_of,
-    told,
-)
+from ._findings import Finding, check_number, conclude, demand_something, judged, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +31,7 @@ def recovers_within(timeline: Timeline, *, seconds: float, names: Iterable[str] 
     rule = f"every service succeeds within {seconds:g} seconds after each fault and each success"
     findings: list[Finding] = []
     for service in judged(timeline, names):
-        runs = runs_of(timeline, service)
+        runs = facts.runs_of(timeline, service)
         demand_something(timeline, service, runs, rule)
         moments = [*_moments(timeline, service), *_moments_after(timeline, service, runs)]
         for moment in moments:
@@ -111,7 +100,7 @@ def _too_late(
     ]
     end = moment.at + seconds
     is_late = not starts or starts[0] > end + ROUNDING
-    is_excused = any(_fills(timeline, run, moment.at, end) for run in runs) or all_gated(
+    is_excused = any(_fills(timeline, run, moment.at, end) for run in runs) or facts.all_gated(
         timeline, service, moment.at, end
     )
     if is_late and not is_excused:
@@ -126,16 +115,17 @@ def _too_late(
 def _fills(timeline: Timeline, run: Run, begin: float, end: float) -> bool:
     """Whether the run, a success in the end, fills all of that time."""
     return run.outcome is Outcome.SUCCESS and any(
-        since <= begin and until >= end for since, until in awake(timeline, run)
+        since <= begin and until >= end for since, until in facts.awake(timeline, run)
     )
 
 
 def _somebody_can(timeline: Timeline, service: ServiceFacts, at: float) -> bool:
     """Whether some replica is up with the service, not frozen, not cut off, and has a server, from that moment on."""
     return any(
-        has(timeline, replica, service, at)
+        facts.has(timeline, replica, service, at)
         and not any(
-            fault.at <= at < ends_at(fault) for fault in of_kind(timeline, (Freeze, Partition, DatabaseAway), replica)
+            fault.at <= at < ends_at(fault)
+            for fault in facts.of_kind(timeline, (Freeze, Partition, DatabaseAway), replica)
         )
         for replica in timeline.replicas
     )

@@ -39,7 +39,6 @@ class _Row:
     epoch: int = 0
     timeline: int = 0
     started_at: float = 0.0
-    last_success: bool = False
 
 
 class SimulatedLedger:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from . import _judging, _recovery
 from ._drawing import drawn
+from ._intervals import once_per_interval
+from ._overlaps import never_overlapping
+from ._recovery import recovers_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -101,7 +103,7 @@ class Timeline:
         Raises:
             AssertionError: two runs of a service overlapped, or it never ran.
         """
-        _judging.never_overlapping(self, within=within, names=services)
+        never_overlapping(self, within=within, names=services)
 
     def assert_once_per_interval(self, *, tolerance: float = 0.1, services: Iterable[str] | None = None) -> None:
         """Assert that each service of cadence "cluster" ran once per interval, over all replicas together.
@@ -132,7 +134,7 @@ class Timeline:
             AssertionError: a service ran too often or too seldom, or never.
             ValueError: ``tolerance`` is out of its bounds, or a service is of cadence "replica".
         """
-        _judging.once_per_interval(self, tolerance=tolerance, names=services)
+        once_per_interval(self, tolerance=tolerance, names=services)
 
     def assert_recovers_within(self, seconds: float, *, services: Iterable[str] | None = None) -> None:
         """Assert that every service succeeds again soon: after each fault, and after each success.
@@ -157,7 +159,7 @@ class Timeline:
             AssertionError: a service did not recover, or never ran.
             ValueError: ``seconds`` is not above 0, or more than the timeline has.
         """
-        _recovery.recovers_within(self, seconds=seconds, names=services)
+        recovers_within(self, seconds=seconds, names=services)
 
     def __str__(self) -> str:
         return drawn(self, 0.0, self.seconds)

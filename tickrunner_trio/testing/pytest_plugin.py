@@ -124,7 +124,7 @@ def tickrunner_scripted_locker(request: pytest.FixtureRequest) -> Callable[..., 
 
 @pytest.fixture(scope="session")
 def _tickrunner_binaries() -> None:
-    from .._local_postgres import server_binaries
+    from .._postgres_binaries import server_binaries
 
     if not server_binaries():
         reason = (

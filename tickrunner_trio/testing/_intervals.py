@@ -1,6 +1,6 @@
-"""The verdicts on overlaps and on intervals: pure functions that raise an `AssertionError` which draws what is wrong.
+"""The verdict on intervals: each service once per interval over all replicas, not too often and not too seldom. Pure.
 
-What each demands is told by the method of `Timeline` that calls it.
+What it demands is told by `Timeline.assert_once_per_interval`.
 """
 
 from __future__ import annotations
@@ -10,46 +10,19 @@ from typing import TYPE_CHECKING
 
 from .._outcome import Outcome
 from .._schedule import MAX_JITTER
-from ._drawing import clock_face
-from ._faults import ClockOffset, DatabaseAway, Drain, DropSession, Freeze, Kill, Partition, ends_at
-from ._findings import (
-    ROUNDING,
-    Finding,
-    all_gated,
-    awake,
-    check_number,
-    conclude,
-    demand_something,
-    has,
-    judged,
-    of_kind,
-    runs_of,
-    told,
-)
+from . import _facts as facts
+from ._facts import ROUNDING
+from ._faults import ClockOffset, DatabaseAway, Drain, DropSession, Kill, ends_at
+from ._findings import Finding, check_number, conclude, demand_something, judged, told
 from ._lock_session import LONGEST_RETURN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ._faults import Fault
     from ._timeline import Run, ServiceFacts, Timeline
 
 #: A run that began later than this part of its interval has a hold that reaches beyond the next slot.
 _PUNCTUAL = 0.1
-
-
-def never_overlapping(timeline: Timeline, *, within: float, names: Iterable[str] | None) -> None:
-    check_number("within", within)
-    if not within >= 0:
-        raise ValueError(f"within must be 0 or more seconds, got {within!r}: 0 lets nothing pass")
-    rule = "no two runs of a service at the same time"
-    findings: list[Finding] = []
-    for service in judged(timeline, names):
-        runs = runs_of(timeline, service)
-        demand_something(timeline, service, runs, rule)
-        for first, second in _pairs(runs):
-            findings += _overlap(timeline, first, second, within)
-    conclude(timeline, rule, findings)
 
 
 def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[str] | None) -> None:
@@ -68,7 +41,7 @@ def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[s
     rule = "once per interval over all replicas"
     findings: list[Finding] = []
     for service in services:
-        runs = [run for run in runs_of(timeline, service) if not run.forced]
+        runs = [run for run in facts.runs_of(timeline, service) if not run.forced]
         demand_something(timeline, service, runs, rule)
         successes = [run for run in runs if run.outcome is Outcome.SUCCESS]
         if timeline.ledger:
@@ -81,69 +54,11 @@ def once_per_interval(timeline: Timeline, *, tolerance: float, names: Iterable[s
     conclude(timeline, rule, findings)
 
 
-def _pairs(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
-    """All pairs of runs of which the second started before the first had stopped."""
-    going_on: list[Run] = []
-    for run in runs:
-        going_on = [each for each in going_on if each.stopped_at > run.started_at]
-        for each in going_on:
-            yield each, run
-        going_on.append(run)
-
-
-def _overlap(timeline: Timeline, first: Run, second: Run, within: float) -> Iterator[Finding]:
-    spans = [
-        (max(one_begin, other_begin), min(one_end, other_end))
-        for one_begin, one_end in awake(timeline, first)
-        for other_begin, other_end in awake(timeline, second)
-    ]
-    spans = [(begin, end) for begin, end in spans if end - begin > ROUNDING]
-    if not spans:
-        return
-    begin, end = spans[0][0], spans[-1][1]
-    cause = _uncovered(timeline, first, second)
-    sentence = (
-        f"{first.service} ran on {told(first)} and on {told(second)} at once, for "
-        f"{sum(end - begin for begin, end in spans):.3f} s from {clock_face(begin)} on"
-    )
-    if cause is not None:
-        fault, known_at = cause
-        if end <= known_at + within + ROUNDING:
-            return
-        sentence += (
-            f"; {fault!r} came before, which no lease covers: only the epoch protects there, "
-            f"or work that stops faster (allowed were within={within:g} s)"
-        )
-    yield Finding(sentence, begin, end)
-
-
-def _uncovered(timeline: Timeline, first: Run, second: Run) -> tuple[Fault, float] | None:
-    """The fault that the lease does not cover and that let the rival in, and when its victim could know of it."""
-    for late, rival in ((first, second), (second, first)):
-        for fault in reversed(of_kind(timeline, (Freeze, DropSession, DatabaseAway), late.replica)):
-            if late.started_at - ROUNDING <= fault.at <= max(rival.started_at, late.started_at) + ROUNDING:
-                if not isinstance(fault, Freeze) and _has_no_session(timeline, late.replica, fault.at):
-                    continue
-                known_at = ends_at(fault) if isinstance(fault, Freeze) else fault.at
-                # One that is cut off or frozen meanwhile hears of it afterwards, or finds that its lease is over.
-                for other in of_kind(timeline, (Freeze, Partition), late.replica):
-                    if other.at <= known_at < ends_at(other):
-                        latest = other.at + timeline.lease if isinstance(other, Partition) else ends_at(other)
-                        known_at = max(known_at, min(ends_at(other), latest))
-                return fault, known_at
-    return None
-
-
-def _has_no_session(timeline: Timeline, replica: str, at: float) -> bool:
-    """Whether the replica has been cut off for so long that nothing is left that could be ended."""
-    return any(fault.at + timeline.lease < at <= ends_at(fault) for fault in of_kind(timeline, Partition, replica))
-
-
 def _kept_hold(timeline: Timeline, service: ServiceFacts, first: Run, second: Run) -> bool:
     """Whether nothing ended the hold of the first run before the second one started."""
     if any(
         first.started_at - ROUNDING <= fault.at <= second.started_at + ROUNDING
-        for fault in of_kind(timeline, (Kill, Drain, DropSession, DatabaseAway), first.replica)
+        for fault in facts.of_kind(timeline, (Kill, Drain, DropSession, DatabaseAway), first.replica)
     ):
         return False
     if any(
@@ -208,7 +123,7 @@ def _gaps(timeline: Timeline, service: ServiceFacts, runs: Sequence[Run]) -> Ite
         for fault in timeline.faults
         if not isinstance(fault, ClockOffset)
     ]
-    forced = [run for run in runs_of(timeline, service) if run.forced]
+    forced = [run for run in facts.runs_of(timeline, service) if run.forced]
     disturbed += [(run.started_at, run.stopped_at) for run in forced]
     disturbed += [
         (stay.until_at, stay.until_at)
@@ -224,20 +139,20 @@ def _gaps(timeline: Timeline, service: ServiceFacts, runs: Sequence[Run]) -> Ite
         if (
             not is_disturbed
             and _somebody_has(timeline, service, from_at)
-            and not all_gated(timeline, service, from_at, then_at)
+            and not facts.all_gated(timeline, service, from_at, then_at)
         ):
             yield first, then_at
 
 
 def _somebody_has(timeline: Timeline, service: ServiceFacts, at: float) -> bool:
-    return any(has(timeline, replica, service, at) for replica in timeline.replicas)
+    return any(facts.has(timeline, replica, service, at) for replica in timeline.replicas)
 
 
 def _longest(timeline: Timeline, service: ServiceFacts) -> float:
     """How long a run may go on that does not end: as its timeout says, or else as long as others did."""
     if service.tick_timeout is not None:
         return service.tick_timeout
-    ended = [run for run in runs_of(timeline, service) if run.outcome is not None and not run.forced]
+    ended = [run for run in facts.runs_of(timeline, service) if run.outcome is not None and not run.forced]
     return max([service.interval, *(run.stopped_at - run.started_at for run in ended)])
 
 
