@@ -38,7 +38,7 @@ from ._attempt import Attempt, Shared
 from ._audit import component_logger, log_safely
 from ._config import Config
 from ._errors import ServicePausedError
-from ._forced import Request
+from ._forced import ForcedTicks, Request
 from ._health import RunningHealth, WorkerHealth
 from ._ledgered import NOTHING, LedgerTurn, ledger_of, watching
 from ._lock_ids import lock_id_for
@@ -90,6 +90,7 @@ class Service:
         "_approach",
         "_config",
         "_drained",
+        "_forced",
         "_has_slept",
         "_health",
         "_last_duration",
@@ -100,10 +101,8 @@ class Service:
         "_number",
         "_own_slot",
         "_pause_told",
-        "_requests",
         "_run_task",
         "_schedule",
-        "_served",
         "_shared",
         "_startup_pass",
         "_trio_token",
@@ -143,8 +142,7 @@ class Service:
         self._drained = False
         self._run_task: trio.lowlevel.Task | None = None
         self._trio_token: trio.lowlevel.TrioToken | None = None  # of the Trio run in which `run` was called last
-        self._requests: list[Request] = []  # few at a time
-        self._served: Request | None = None  # the one that is executed now
+        self._forced = ForcedTicks()
         self._alarm = Alarm()  # under which the task of `run` sleeps
         self._has_slept = False  # since the last tick, in its hold: to let others run once more would take 5 us
         # Around `run`; cancelled when a tick is dropped, which is its last one. None: no tick waits for its lock.
@@ -217,7 +215,7 @@ class Service:
             surroundings.drained(self.name)
         for attempt in self._under_way:
             attempt.drop()
-        self._drop_requests()
+        self._forced.drop()
         self._alarm.wake()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -248,7 +246,7 @@ class Service:
                 schedule = self._schedule  # a success has begun another one
                 while True:
                     now = trio.current_time()
-                    if not (self._requests or self._drained or schedule.next_at <= now):
+                    if not (self._forced.waiting or self._drained or schedule.next_at <= now):
                         await self._alarm.sleep_until(schedule.next_at)
                         now = trio.current_time()
                     elif self._has_slept:
@@ -257,7 +255,7 @@ class Service:
                         await trio.lowlevel.checkpoint()
                         now = trio.current_time()
                     self._has_slept = False
-                    if self._requests:
+                    if self._forced.waiting:
                         await self._serve()
                         now = trio.current_time()
                     if self._drained:
@@ -309,7 +307,7 @@ class Service:
             with approach:
                 await attempt.run()
         else:
-            await self._have_served(Request(attempt, approach))
+            await self._forced.have_served(Request(attempt, approach), self._alarm.wake)
         try:
             return attempt.report()
         finally:
@@ -348,10 +346,8 @@ class Service:
         if not crashed:
             self._health.expect_outcomes(None)
             self._meter.run_is_under_way(None)
-        if self._served is not None:  # a Ctrl-C came before its answer
-            self._served.answer_dropped()
-            self._served = None
-        self._drop_requests()
+        self._forced.answer()  # a Ctrl-C may have come before
+        self._forced.drop()
 
     async def _run_startup(self, entered_at: float) -> Callable[[Tick], Awaitable[None]] | None:
         """Make the startup pass, if there is one; return it if it has to be tried again, in place of the next slots."""
@@ -431,7 +427,7 @@ class Service:
             return
         timed = timed_lease(lease)
         while now < held_until and not self._drained:
-            if self._requests:
+            if self._forced.waiting:
                 if timed is not None and not timed.let_go_after(math.inf):
                     break  # the hold has just ended: the tick will get a lock of its own
                 await self._serve(lease)
@@ -451,36 +447,14 @@ class Service:
     async def _serve(self, lease: Lease | None = None) -> None:
         """Execute the next forced tick in the task of `run`, under the lock that is held already, if there is one."""
         self._has_slept = False
-        # At each moment it is where `_end_run` finds it: its caller waits for the answer whatever is cancelled.
-        request = self._served = self._requests[0]
-        del self._requests[0]
+        request = self._forced.take()
         try:
             with request.scope:
                 await (request.attempt.run() if lease is None else request.attempt.run_under(lease))
                 if request.attempt.turn is not None:
                     self._heed(request.attempt, request.attempt.turn)
         finally:
-            request.answer_dropped()
-            self._served = None
-
-    async def _have_served(self, request: Request) -> None:
-        """Hand a forced tick to the task of `run` and wait for its answer; cancel it if the caller is cancelled."""
-        self._requests.append(request)
-        self._alarm.wake()
-        try:
-            await request.answered.wait()
-        finally:
-            if request in self._requests:
-                self._requests.remove(request)
-            elif not request.answered.is_set():
-                request.scope.cancel()
-                # As long as the tick's own work takes to stop: the same as when the caller had run it itself.
-                with trio.CancelScope(shield=True):
-                    await request.answered.wait()
-
-    def _drop_requests(self) -> None:
-        while self._requests:
-            self._requests.pop(0).answer_dropped()
+            self._forced.answer()
 
     def _attempt(
         self,
