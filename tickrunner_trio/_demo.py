@@ -279,18 +279,13 @@ def _server() -> Generator[str]:
 
 
 async def _tell_example(environment: Mapping[str, str], *arguments: str) -> None:
-    """Run a command of the example application to its end, or kill it."""
-
-    async def kill(process: trio.Process) -> None:  # noqa: ASYNC124 - `deliver_cancel` wants an async function
-        process.kill()
-
+    """Run a command of the example application to its end, or end it."""
     done = await trio.run_process(
         [sys.executable, "-m", "object_store.app", *arguments],
         env=dict(environment),
         capture_stdout=True,
         stderr=subprocess.STDOUT,
         check=False,
-        deliver_cancel=kill,
         process_group=0,
     )
     if done.returncode != 0:
