@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +37,8 @@ def one_second() -> float:
 
 
 def test_a_statement_larger_than_the_sockets_is_sent_piece_by_piece(connection: Connection) -> None:
+    os.kill(connection.backend_pid, signal.SIGSTOP)
+    threading.Timer(0.05, os.kill, (connection.backend_pid, signal.SIGCONT)).start()
     assert connection.ask_row(LARGE, columns=1, deadline=boot_seconds() + 30) == ["20000000"]
 
 
@@ -42,6 +48,15 @@ def test_a_statement_that_the_server_does_not_take_in_time_is_given_up(connectio
         pytest.raises(DatabaseUnavailableError, match="did not take a statement in time"),
     ):
         connection.begin(LARGE, deadline=boot_seconds() + 0.05)
+
+
+def test_a_server_that_is_cut_off_before_its_answer_says_so(connection: Connection) -> None:
+    connection.begin(b"SELECT pg_sleep(0.1)", deadline=one_second())
+    with socket.socket(fileno=os.dup(connection.fd)) as line:
+        line.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(DatabaseUnavailableError, match="server closed the connection"):
+        connection.row_if_answered(columns=1, deadline=one_second())
+    assert connection.loss is Loss.ENDED
 
 
 def test_what_nobody_has_asked_for_is_no_answer(connection: Connection) -> None:
