@@ -142,9 +142,10 @@ async def test_a_cancellation_from_outside_passes_through_a_loss(dsn: str) -> No
 
 async def test_a_lost_id_is_refused_here_until_its_work_has_stopped(dsn: str) -> None:
     """Invariant 1: the new session would grant it."""
-    go_on = trio.Event()
+    begun, go_on = trio.Event(), trio.Event()
 
     async def stubborn(lease: Lease) -> None:
+        begun.set()
         with trio.CancelScope(shield=True):
             await go_on.wait()
 
@@ -152,7 +153,7 @@ async def test_a_lost_id_is_refused_here_until_its_work_has_stopped(dsn: str) ->
         with pytest.RaisesGroup(pytest.RaisesExc(LockLostError)):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(locker.with_advisory_lock, 7, stubborn)
-                await until(lambda: locks(dsn) == [7])
+                await begun.wait()
                 terminate(dsn)
                 with pytest.raises(DatabaseUnavailableError):
                     while True:
@@ -561,9 +562,10 @@ def _with_types(statement: bytes) -> bytes:
 
 async def test_a_ctrl_c_while_leaving_leaves_no_thread_and_no_lock(dsn: str) -> None:
     """It ends the wait for the work; the thread is told to stop all the same."""
-    threads = threading.active_count()
+    threads, begun = threading.active_count(), trio.Event()
 
     async def stubborn(lease: Lease) -> None:
+        begun.set()
         try:
             await trio.sleep_forever()
         finally:
@@ -581,7 +583,7 @@ async def test_a_ctrl_c_while_leaving_leaves_no_thread_and_no_lock(dsn: str) -> 
         with pytest.raises(Interrupted):
             async with PostgresLocker(dsn) as locker:
                 nursery.start_soon(lost, locker)
-                await until(lambda: locks(dsn) == [5])
+                await begun.wait()
 
                 class Interrupting:
                     async def park(self) -> None:
