@@ -527,5 +527,5 @@ def test_a_record_that_cannot_be_sent_at_all_is_told_of_as_by_any_handler(capsys
     from tickrunner_trio._cli_sdk import _OtlpHandler  # noqa: PLC0415 - the SDK is slow to import
 
     provider: Any = object()  # it makes no loggers
-    _OtlpHandler(logger_provider=provider).emit(logging.makeLogRecord({"msg": "lost"}))
+    _OtlpHandler(logger_provider=provider).emit(logging.makeLogRecord({"name": "shop", "msg": "lost"}))
     assert "--- Logging error ---" in capsys.readouterr().err

@@ -630,7 +630,7 @@ def test_on_a_terminal_the_demo_shows_a_table_until_ctrl_c(traces: Traces) -> No
             demo.send_signal(signal.SIGINT)
             with contextlib.suppress(OSError):  # The other end is closed.
                 while True:
-                    os.read(terminal, 65536)
+                    shown += os.read(terminal, 65536)
             assert demo.wait(30) == 130
             assert demo.stderr is not None
             assert demo.stderr.read() == b""
