@@ -17,13 +17,15 @@ HEAD = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n"
 KINDS = (b"", b"GET /", HEAD, HEAD + b"\r\n", b"GET /api/services HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
 
-def connected(port: int, sent: bytes) -> socket.socket | None:
+def connected(port: int, sent: bytes) -> socket.socket:
+    """A client that has tried to connect; if it could not, it fails at its next word."""
+    client = socket.socket()
+    client.settimeout(1)
     with contextlib.suppress(OSError):
-        client = socket.create_connection(("127.0.0.1", port), timeout=1)
-        client.settimeout(0)
+        client.connect(("127.0.0.1", port))
         client.sendall(sent)
-        return client
-    return None
+    client.settimeout(0)
+    return client
 
 
 def main(port: int, count: int) -> None:
@@ -32,14 +34,10 @@ def main(port: int, count: int) -> None:
     while not select.select([sys.stdin], [], [], 0)[0]:
         for number, client in enumerate(clients):
             try:
-                if client is None:
-                    clients[number] = connected(port, KINDS[number % len(KINDS)])
-                else:
-                    client.send(b"X")
-            except OSError:  # dropped: it comes again the next time round
-                if client is not None:
-                    client.close()
-                clients[number] = None
+                client.send(b"X")
+            except OSError:  # dropped: it comes again
+                client.close()
+                clients[number] = connected(port, KINDS[number % len(KINDS)])
         time.sleep(0.5)
 
 

@@ -46,8 +46,9 @@ class Process:
     def signal(self, number: int) -> None:
         self._popen.send_signal(number)
 
-    def close_stdin(self) -> None:
+    def close_stdin(self, last_words: str = "") -> None:
         assert self._popen.stdin is not None
+        self._popen.stdin.write(last_words)
         self._popen.stdin.close()
 
     def end(self) -> tuple[int, str, str]:

@@ -64,11 +64,11 @@ def _table(found: list[str]) -> str:
     return "\n".join(["| option | |", "| --- | --- |", *found]) if found else ""
 
 
-def main() -> None:
+def main() -> None:  # pragma: no cover - by hand; a test says whether it is to be done
     path = page("command-line").path
     before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     path.write_text(f"{before}{BEGIN}\n{tables()}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover - as above
     main()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import psycopg
-import pytest
+from postgres_view import blocked_until
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from system_programs import system_program
 
 from tickrunner_trio._postgres_keeper import _server_owner
 
@@ -37,14 +37,8 @@ _SHELL = 'umask 077; "$1" "$2/pgbouncer.ini" >"$2/log" 2>&1 & read -r _; kill $!
 
 
 def program() -> str:
-    """The path of PgBouncer. Without it, the test is skipped; with CI set it fails, unless CI says that it has none."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
-    if found := shutil.which("pgbouncer", path=path):
-        return found
-    reason = "there is no PgBouncer on this machine: apt-get install pgbouncer"
-    if os.environ.get("CI") and not os.environ.get("TICKRUNNER_TEST_WITHOUT_PGBOUNCER"):
-        pytest.fail(f"{reason} (with CI set, this is a reason to skip only with TICKRUNNER_TEST_WITHOUT_PGBOUNCER set)")
-    pytest.skip(reason)
+    """The path of PgBouncer; without it, the test is skipped."""
+    return system_program("pgbouncer", package="pgbouncer")
 
 
 class PgBouncer:
@@ -88,7 +82,7 @@ def pgbouncer(
     lines += [f"{name} = {value}" for name, value in (own | settings).items()]
     (directory / "pgbouncer.ini").write_text("\n".join(lines) + "\n")
     (directory / "users").write_text(f'"{parts["user"]}" "{parts["password"]}"\n')
-    if owner is not None:
+    if owner is not None:  # pragma: no branch - as any user but root
         for made in (directory / "users", directory / "pgbouncer.ini", directory):
             os.chown(made, *owner)
     before = _sessions(server)
@@ -105,10 +99,7 @@ def pgbouncer(
         _wait_until_it_answers(bouncer, directory)
         yield bouncer
     assert not directory.exists()
-    deadline = time.monotonic() + _PATIENCE
-    while left := _sessions(server) - before:  # the server ends a session a little after its client did
-        assert time.monotonic() < deadline, f"sessions are left at the server: {left}"
-        time.sleep(0.005)
+    blocked_until(lambda: _sessions(server) <= before)  # the server ends a session a little after its client did
 
 
 def _wait_until_it_answers(bouncer: PgBouncer, directory: Path) -> None:

@@ -67,12 +67,17 @@ def stopped(pid: int) -> Iterator[None]:
 
 def taken_at(dsn: str, lock_id: int) -> float:
     """Try for a lock as a rival does, without pause, and return the `boot_seconds` at which it was had. It blocks."""
-    deadline = boot_seconds() + 30
     with psycopg.connect(dsn, autocommit=True) as rival:
-        while not rival.execute("SELECT pg_try_advisory_lock(%s)", (lock_id,)).fetchall()[0][0]:
-            assert boot_seconds() < deadline
-            time.sleep(0.002)
+        blocked_until(lambda: rival.execute("SELECT pg_try_advisory_lock(%s)", (lock_id,)).fetchall()[0][0])
         return boot_seconds()
+
+
+def blocked_until(condition: Callable[[], object]) -> None:
+    """Wait without Trio, or with a Trio loop that is to be blocked."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -129,10 +134,9 @@ async def never(lease: Lease) -> None:
 
 def open_files() -> list[str]:
     """What each file descriptor of this process stands for; sockets by number."""
+    names = []
     with contextlib.suppress(OSError):
-        names = []
         for name in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):  # that of the directory itself
                 names.append(f"{name} {Path('/proc/self/fd', name).readlink()}")
-        return sorted(names)
-    return []
+    return sorted(names)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -21,7 +19,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
+from system_programs import system_program
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -36,16 +34,8 @@ _SHELL = (
 
 
 def program(name: str = "prometheus") -> str:
-    """The path of `prometheus` or `promtool`. Without, the test is skipped; with CI it fails, unless CI has none."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
-    if found := shutil.which(name, path=path):
-        return found
-    reason = f"there is no {name} on this machine: apt-get install prometheus"
-    if os.environ.get("CI") and not os.environ.get("TICKRUNNER_TEST_WITHOUT_PROMETHEUS"):
-        pytest.fail(
-            f"{reason} (with CI set, this is a reason to skip only with TICKRUNNER_TEST_WITHOUT_PROMETHEUS set)"
-        )
-    pytest.skip(reason)
+    """The path of `prometheus` or `promtool`; without it, the test is skipped."""
+    return system_program(name, package="prometheus")
 
 
 class Prometheus:
@@ -56,7 +46,7 @@ class Prometheus:
         self.directory = directory
 
     @property
-    def pid(self) -> int:
+    def pid(self) -> int:  # pragma: no cover - asked for by a program that is killed
         """Its process."""
         return int((self.directory / "pid").read_text())
 

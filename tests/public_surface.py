@@ -188,5 +188,5 @@ def _metavar(action: argparse.Action) -> str:
     return "|".join(map(str, action.choices)) if action.choices else str(action.metavar or action.dest.upper())
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover - by hand; a test says whether it is to be done
     FILE.write_text(surface(), encoding="utf-8")

@@ -16,6 +16,7 @@ import anyio
 import pytest
 import trio
 from admin_client import TOKEN, Answer, ask, events, exchange, parsed, request, running, served
+from postgres_view import until
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -266,8 +267,7 @@ async def test_a_forced_tick_goes_on_when_its_client_leaves() -> None:
             await at_work.wait()
         finish.set()
         await done.wait()
-        while sweep.health().last_outcome is None:
-            await trio.lowlevel.checkpoint()
+        await until(lambda: sweep.health().last_outcome is not None)
         assert sweep.health().last_outcome is Outcome.SUCCESS
 
 
@@ -532,8 +532,9 @@ async def test_more_readers_than_there_may_be_are_told_to_come_later(monkeypatch
             third = await ask(port, "GET", "/api/events")
             assert (third.status, third.headers["retry-after"]) == (503, "5")
         with trio.fail_after(30):
-            while (await ask(port, "HEAD", "/api/events")).status != 200:  # until both are known to have left
-                pass
+            status = 503
+            while status != 200:  # until both are known to have left
+                status = (await ask(port, "HEAD", "/api/events")).status
 
 
 async def test_a_quiet_stream_still_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -644,11 +645,12 @@ def test_in_an_asyncio_loop_it_asks_the_supervisor_in_its_own_thread() -> None:
             await anyio.to_thread.run_sync(partial(trio.from_thread.run_sync, supervisor.drain, trio_token=up[0]))
         answers.append(await _called(app, "POST", "/api/services/sweep/tick"))
 
+        (listed, body), (forced, report), (late, refused) = answers
+        assert (listed, body["supervisor"]) == (200, "running")
+        assert (forced, report["outcome"]) == (200, "success")
+        assert (late, refused["error"]) == (503, "the supervisor is drained: no tick begins")
+
     anyio.run(asyncio_main, backend="asyncio")
-    (listed, body), (forced, report), (late, refused) = answers
-    assert (listed, body["supervisor"]) == (200, "running")
-    assert (forced, report["outcome"]) == (200, "success")
-    assert (late, refused["error"]) == (503, "the supervisor is drained: no tick begins")
 
 
 @pytest.mark.parametrize("ending", ["while the tick is under way", "before it begins"])
@@ -721,16 +723,17 @@ def test_in_an_asyncio_loop_a_tick_outlasts_its_request_and_the_next_one_is_refu
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, trio.run, trio_main)
             await anyio.to_thread.run_sync(up.wait)
+            in_trio = partial(trio.from_thread.run_sync, trio_token=tokens[0])
             async with anyio.create_task_group() as requests:
                 requests.start_soon(_called, app, "POST", "/api/services/sweep/tick")
                 await anyio.to_thread.run_sync(at_work.wait)
                 requests.cancel_scope.cancel()
             while_it_works = [(await _called(app, "POST", "/api/services/sweep/tick"))[0] for _ in range(5)]
-            in_trio = partial(trio.from_thread.run_sync, trio_token=tokens[0])
             await anyio.to_thread.run_sync(in_trio, finish[0].set)
+            status = 409
             with anyio.fail_after(30):
-                while (await _called(app, "POST", "/api/services/sweep/tick"))[0] == 409:
-                    pass
+                while status == 409:
+                    status, _ = await _called(app, "POST", "/api/services/sweep/tick")
             await anyio.to_thread.run_sync(in_trio, supervisor.drain)
         assert while_it_works == [409] * 5
         assert began == [1, 2]

@@ -9,7 +9,7 @@ import anyio
 import pytest
 import trio
 
-from tickrunner_trio.admin._crossing import NotRunningError, begun_in_trio, result_of
+from tickrunner_trio.admin._crossing import NotRunningError, _current_token, begun_in_trio, result_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 def here() -> Any:
     """What has the token of this Trio run, as a supervisor that is run has."""
     return SimpleNamespace(trio_token=trio.lowlevel.current_trio_token())
+
+
+def test_out_of_trio_there_is_no_token() -> None:
+    assert _current_token() is None
 
 
 async def test_what_the_function_raises_comes_back_and_does_not_end_the_other_loop() -> None:

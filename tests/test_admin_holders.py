@@ -75,10 +75,6 @@ def holder(name: str = "replica-2", lock: str = "sweep") -> LockHolder:
     return LockHolder(lock_id=lock_id_for(lock), pid=42, application_name=name, client_address=None, session_since=None)
 
 
-async def hold(lease: Lease) -> None:
-    await trio.sleep_forever()
-
-
 # -- On PostgreSQL -----------------------------------------------------------------------------------------------------
 
 

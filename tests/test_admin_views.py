@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tickrunner_trio.admin._views import LONGEST_ERROR, as_json, cut
@@ -19,6 +19,7 @@ def test_json_reads_back_as_it_was_and_holds_nothing_that_html_obeys(text: str) 
     assert not set(b"<>&\n\r\0") & set(written)
 
 
+@example(text="x" * (LONGEST_ERROR + 1))
 @given(text=st.text(max_size=3 * LONGEST_ERROR))
 def test_a_text_is_cut_to_its_beginning_and_says_how_much_is_left_out(text: str) -> None:
     shown = cut(text)

@@ -124,7 +124,7 @@ def test_a_signal_just_before_signals_are_obeyed_is_not_lost(
 def test_the_end_of_stdin_drains() -> None:
     with started("run", "ticking:opened") as process:
         process.wait_for("begun")
-        process.close_stdin()
+        process.close_stdin("what is written to it does not matter")
         status, output, _ = process.end()
     assert status == 0
     assert "finished" in output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -531,3 +532,12 @@ def test_the_replicas_of_the_demo_have_ports_of_their_own(monkeypatch: pytest.Mo
     }
     monkeypatch.setenv("OTEL_EXPORTER_PROMETHEUS_PORT", "many")
     assert "OTEL_EXPORTER_PROMETHEUS_PORT" not in _telemetry("replica-3", 3)
+
+
+@pytest.mark.filterwarnings("ignore:.LoggingHandler.:DeprecationWarning")
+def test_a_record_that_cannot_be_sent_at_all_is_told_of_as_by_any_handler(capsys: pytest.CaptureFixture[str]) -> None:
+    from tickrunner_trio._cli_sdk import _OtlpHandler  # noqa: PLC0415 - the SDK is slow to import
+
+    provider: Any = object()  # it makes no loggers
+    _OtlpHandler(logger_provider=provider).emit(logging.makeLogRecord({"name": "shop", "msg": "lost"}))
+    assert "--- Logging error ---" in capsys.readouterr().err

@@ -211,6 +211,7 @@ def test_a_line_that_a_kill_tore_off_loses_neither_its_neighbour_nor_its_run() -
     text = b"".join(event.line() for event in whole) + torn + other.line()
     events, count = parsed(text.decode())
     assert (events, count) == ([*whole, other], 1)
+    assert parsed(torn.decode()) == ([], 1)
     killed, _ = runs_of(events)
     assert (killed.started_at, killed.stopped_at, killed.ended) == (5.0, 5.01, False)
 
@@ -231,11 +232,12 @@ def test_the_tail_reads_what_is_new_and_knows_who_is_at_work(tmp_path: Path) -> 
     assert tail.at_work({"sweep"}, within=60) == {"r1"}
     assert tail.at_work({"refill"}, within=60) == tail.at_work({"sweep"}, within=-1) == set()
     assert tail.started_after(0.0) == {"sweep", "expire"}
+    recorder.write("sweep", 1, "mark")
     recorder.write("sweep", 1, "end")
     tail.look()
     tail.look()
     assert tail.at_work({"sweep"}, within=60) == set()
-    assert [event.kind for event in tail.events] == ["start", "start", "end"]
+    assert [event.kind for event in tail.events] == ["start", "start", "mark", "end"]
 
 
 # -- In words ----------------------------------------------------------------------------------------------------------
@@ -245,7 +247,9 @@ def test_the_verdict_in_words_shows_what_convicts_and_what_happened_around_it() 
     evidence = Evidence(
         lease=2.0,
         services={"sweep": HABITS},
-        runs=[run("r1", 10.0, 10.3), run("r2", 10.2, 10.5)],
+        runs=[*starts(5.0, 6.0), run("r1", 10.0, 10.3), run("r2", 10.2, 10.5)],
+        steady=[Span(4.5, 6.5)],
+        excuses=[dropped("r3", began_at=10.24, at=10.25)],
         faults=[Fault(name="a cut", replica="r1", began_at=9.0, healed_at=11.0, succeeded_from=9.0)],
         ended_at=12.0,
     )
@@ -255,6 +259,8 @@ def test_the_verdict_in_words_shows_what_convicts_and_what_happened_around_it() 
         "CONVICTED: r3 has more threads",
     ]
     assert "skipped: drops: not permitted" in lines
+    assert "sweep in steady state: 1 gaps of 1.00 to 1.00 intervals, 1.00 in the mean" in lines
+    assert "     +50.0 ms ** r3 dropped: a test" in lines
     assert "   -1200.0 ms ** a cut of r1 begins" in lines
     assert "      +0.0 ms    sweep on r2, run 1 starts, with 0 marks to come" in lines
 

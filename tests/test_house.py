@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,11 @@ def test_each_file_folder_and_test_that_a_page_names_is_there(page: str) -> None
 def test_how_to_add_is_told_of_a_locker_an_outcome_and_a_metric() -> None:
     for what in ("a locker", "an outcome", "a metric"):
         assert len(re.findall(r"`[\w.]+/[\w./]*`", row(what))) >= 5
+
+
+def test_a_test_may_end_a_moment_before_its_threads() -> None:
+    """The fixture that sees that a test leaves none waits for them."""
+    threading.Timer(0.02, list).start()
 
 
 def test_it_is_about_one_page() -> None:

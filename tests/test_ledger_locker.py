@@ -162,7 +162,7 @@ async def test_a_role_that_may_not_make_it_is_told_to_have_it_made(dsn: str) -> 
     with role(dsn) as (name, conninfo):
         with pytest.raises(LockerConfigurationError, match="tickrunner ledger init"):
             async with PostgresLocker(conninfo, ledger=True):
-                pass
+                raise AssertionError("entered")
         await PostgresLedger(dsn).init(role=name)
         async with PostgresLocker(conninfo, ledger=True) as locker:
             await run(locker)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import pytest
 import trio
 from locker_essentials import exclude_each_other, loses_its_lock_when_terminated, works_again
 from pgbouncer import pgbouncer, program
-from postgres_view import asked, backend, locks, never
+from postgres_view import asked, backend, blocked_until, locks, never
 
 from tickrunner_trio import DatabaseUnavailableError, LockerConfigurationError, LockLostError, PostgresLocker
 from tickrunner_trio.lockers import _session
@@ -54,9 +53,7 @@ def settings_by_backend(server: LocalPostgres, pool: str, clients: int) -> dict[
         connections = [stack.enter_context(psycopg.connect(pool, autocommit=True)) for _ in range(clients)]
         for connection in connections:
             connection.pgconn.send_query(statement.encode())
-        deadline = time.monotonic() + 30
-        while len(asked(server.dsn, WAITING)) < clients:
-            assert time.monotonic() < deadline
+        blocked_until(lambda: len(asked(server.dsn, WAITING)) >= clients)
         barrier.execute(f"SELECT pg_advisory_unlock({BARRIER})")
         for connection in connections:
             while (result := connection.pgconn.get_result()) is not None:

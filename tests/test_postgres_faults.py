@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -17,6 +16,7 @@ from postgres_view import (
     asked,
     backend,
     before_the_hand_over,
+    blocked_until,
     instead_of_the_statement,
     locks,
     never,
@@ -89,10 +89,7 @@ async def test_every_lock_of_a_lost_session_is_lost(dsn: str) -> None:
 async def test_a_loss_shows_at_once_although_the_trio_loop_is_blocked(dsn: str) -> None:
     async def work(lease: Lease) -> None:
         terminate(dsn)
-        deadline = time.monotonic() + 30
-        while not lease.lost:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)  # noqa: ASYNC251  # the loop is to be blocked
+        blocked_until(lambda: lease.lost)
 
     async with PostgresLocker(dsn) as locker:
         with pytest.raises(LockLostError):  # although the work never met its cancellation
@@ -172,12 +169,9 @@ async def test_a_lock_lost_before_it_was_handed_over_runs_nothing(dsn: str) -> N
     async with PostgresLocker(dsn) as locker:
 
         def granted_and_lost() -> None:
-            deadline = time.monotonic() + 30
-            while locks(dsn) != [5]:
-                assert time.monotonic() < deadline
+            blocked_until(lambda: locks(dsn) == [5])
             terminate(dsn)
-            while "terminating" not in repr(locker):
-                assert time.monotonic() < deadline
+            blocked_until(lambda: "terminating" in repr(locker))
 
         before_the_hand_over(locker, granted_and_lost)
         with pytest.raises(DatabaseUnavailableError, match="terminating connection"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from postgres_view import asked, before_the_hand_over, locks, never, nothing, open_files, until
+from postgres_view import asked, before_the_hand_over, blocked_until, locks, never, nothing, open_files, until
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tickrunner_trio import (
@@ -74,9 +74,7 @@ def test_two_processes_exclude_each_other_and_the_death_of_one_lets_the_other_in
         assert says(holders[0]) == "held"
         assert says(holders[1]) == "busy"
         holders[0].kill()
-        deadline = time.monotonic() + 30
-        while locks(dsn) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        blocked_until(lambda: not locks(dsn))
         assert says(holders[2]) == "held"
     finally:
         for holder in holders:
@@ -235,9 +233,7 @@ async def test_a_lock_granted_to_a_cancelled_caller_is_let_go(dsn: str) -> None:
         with trio.CancelScope() as scope:
 
             def granted() -> None:
-                deadline = time.monotonic() + 30
-                while locks(dsn) != [5]:
-                    assert time.monotonic() < deadline
+                blocked_until(lambda: locks(dsn) == [5])
                 scope.cancel()
 
             before_the_hand_over(locker, granted)
@@ -352,9 +348,7 @@ async def test_leaving_before_the_hand_over_runs_nothing(dsn: str) -> None:
     async with PostgresLocker(dsn) as locker:
 
         def granted() -> None:
-            deadline = time.monotonic() + 30
-            while locker.statistics().held == 0:
-                assert time.monotonic() < deadline
+            blocked_until(lambda: locker.statistics().held)
             locker._calls.are_closed = True  # as leaving does first of all
 
         before_the_hand_over(locker, granted)
@@ -566,7 +560,7 @@ async def test_a_wrong_connection_string_is_named_from_the_start_without_its_pas
     assert caught.value.__context__ is None
     shown = "\n".join([caplog.text, repr(caught.value), repr(locker)])
     assert not [secret for secret in (SECRET, CODED, "s3same", "s3=same") if secret in shown], shown
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads, "an idle one of Trio's may have ended meanwhile"
     assert open_files() == files
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 import trio
 from locker_essentials import exclude_each_other, works_again
-from postgres_view import asked, backend, locks, never, until
+from postgres_view import asked, backend, blocked_until, locks, never, until
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from standby_postgres import hot_standby
 
@@ -126,12 +125,9 @@ def a_commit_that_waits(server: LocalPostgres) -> Iterator[None]:
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         asked(server.dsn, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         asked(server.dsn, "SELECT pg_reload_conf()")
-        deadline = time.monotonic() + 30
-        while asked(server.dsn, "SHOW synchronous_standby_names") != ["nobody"]:
-            assert time.monotonic() < deadline
+        blocked_until(lambda: asked(server.dsn, "SHOW synchronous_standby_names") == ["nobody"])
         connection.pgconn.send_query(b"CREATE TABLE waits ()")
-        while asked(server.dsn, waiting) != [connection.info.backend_pid]:
-            assert time.monotonic() < deadline
+        blocked_until(lambda: asked(server.dsn, waiting) == [connection.info.backend_pid])
         yield
         assert asked(server.dsn, waiting) == [connection.info.backend_pid]
         asked(server.dsn, "ALTER SYSTEM RESET synchronous_standby_names")

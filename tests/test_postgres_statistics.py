@@ -9,14 +9,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 import trio
-from postgres_view import asked, backend, locks, never, nothing, terminate, until
+from postgres_view import asked, backend, blocked_until, locks, never, nothing, terminate, until
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
@@ -88,8 +87,7 @@ def waited_for(dsn: str, lock_id: int) -> Iterator[None]:
     waiter = pq.PGconn.connect(dsn.encode())
     try:
         waiter.send_query(f"SELECT pg_advisory_lock({lock_id})".encode())
-        while asked(dsn, "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'") == []:
-            time.sleep(0.005)
+        blocked_until(lambda: asked(dsn, "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"))
         yield
     finally:
         waiter.finish()

@@ -200,3 +200,8 @@ def test_a_lease_that_is_over_is_lost_from_its_end_and_not_from_when_somebody_lo
     assert desk.lease.lost_for() == pytest.approx(3)
     desk.lose_session()
     assert desk.lease.lost_for() == pytest.approx(3)
+
+
+def test_what_the_application_itself_measures_is_none_of_the_librarys(meters: MemoryMetrics) -> None:
+    meters.provider.get_meter("shop").create_counter("tickrunner.ticks").add(1)
+    assert meters.read() == {}

@@ -218,7 +218,7 @@ def test_the_last_export_has_the_times_of_all_ticks() -> None:
             return MetricExportResult.SUCCESS
 
         def force_flush(self, timeout_millis: float = 0) -> bool:
-            return True
+            raise AssertionError("nobody flushes")
 
         def shutdown(self, *_: Any, **__: Any) -> None:
             pass

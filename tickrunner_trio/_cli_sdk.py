@@ -44,6 +44,10 @@ _log = logging.getLogger("tickrunner_trio.cli")
 _CONTEXT = TickContextFilter()
 
 _OTLP = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
+_HINTS = {
+    "prometheus": ": set OTEL_EXPORTER_PROMETHEUS_PORT to a port that is free, "
+    "and OTEL_EXPORTER_PROMETHEUS_HOST to an address of this machine"
+}
 
 
 def signals_set_already() -> frozenset[str]:
@@ -194,7 +198,7 @@ def _resource(name: str) -> Resource:
     if str(resource.attributes.get("service.name", "")).partition(":")[0] in ("", "unknown_service"):
         missing["service.name"] = name
     if "service.instance.id" not in resource.attributes:  # newer SDKs add one by themselves
-        missing["service.instance.id"] = str(uuid.uuid4())
+        missing["service.instance.id"] = str(uuid.uuid4())  # pragma: no cover - see nox -s tests_lowest
     return resource.merge(Resource(missing))
 
 
@@ -213,7 +217,7 @@ def _exporter(signal: str, name: str) -> Any:
             ) from error
         except Exception as error:
             raise CommandError(
-                f"the exporter {name!r} of {variable} cannot be made: {told(error)}{_hint(name)}", status=1
+                f"the exporter {name!r} of {variable} cannot be made: {told(error)}{_HINTS.get(name, '')}", status=1
             ) from error
     known = sorted({each.name for each in entry_points(group=group)} | {"otlp", "none"})
     if name == "otlp":
@@ -222,15 +226,6 @@ def _exporter(signal: str, name: str) -> Any:
             "opentelemetry-exporter-otlp-proto-grpc', or set http/protobuf"
         )
     raise UsageError(f"{variable} names {name!r}, which is not installed: use one of {', '.join(known)}")
-
-
-def _hint(name: str) -> str:
-    if name != "prometheus":
-        return ""
-    return (
-        ": set OTEL_EXPORTER_PROMETHEUS_PORT to a port that is free, "
-        "and OTEL_EXPORTER_PROMETHEUS_HOST to an address of this machine"
-    )
 
 
 def _otlp_entry(signal: str) -> str:

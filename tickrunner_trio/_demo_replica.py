@@ -97,7 +97,7 @@ class Replica:
 
     def _tell_to_end(self, number: signal.Signals, expected_status: int) -> None:
         self._expected_status = expected_status
-        if self._process is not None:
+        if self._process is not None:  # pragma: no branch - it ends in the moment in which it is started
             self._process.send_signal(number)
 
     def _last_words(self) -> str:

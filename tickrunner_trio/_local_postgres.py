@@ -50,6 +50,7 @@ _SETTINGS = {
     "shared_buffers": "16MB",
     "dynamic_shared_memory_type": "mmap",
 }
+_KEEPER_SECONDS = 60.0  # until it is killed
 _RESERVED = frozenset({"data_directory", "listen_addresses", "port", "unix_socket_directories"})
 
 
@@ -109,7 +110,7 @@ class LocalPostgres:
         self._address: dict[str, Any] = {}
         try:
             self._directory = self._reply()["directory"]
-        except BaseException:
+        except BaseException:  # pragma: no cover - Ctrl-C just now, or a machine without /tmp
             self.close()
             raise
 
@@ -161,12 +162,12 @@ class LocalPostgres:
             with contextlib.suppress(BrokenPipeError):  # a command that the dead keeper never read
                 pipe.close()  # type: ignore[union-attr]  # both are PIPE
         try:
-            self._keeper.wait(60)
+            self._keeper.wait(_KEEPER_SECONDS)
         except subprocess.TimeoutExpired:
             self._keeper.kill()
             self._keeper.wait()
         self.pid = None
-        if self._directory is not None:
+        if self._directory is not None:  # pragma: no branch - as above, where it is not made
             clear_away(Path(self._directory))
 
     def _ask(self, *command: str) -> dict[str, Any]:

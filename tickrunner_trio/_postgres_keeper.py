@@ -115,9 +115,10 @@ class _Keeper:
             self.stop("kill")  # a postmaster killed from outside may have left backends: they would bar a new one
             if not (self.directory / "data").exists():
                 self._initialise()
-            for attempt in range(_PORT_ATTEMPTS):
+            for attempt in range(_PORT_ATTEMPTS):  # pragma: no branch - the last attempt returns or raises
                 port = self._port or _free_port()
-                if self._launched(port, last=attempt == _PORT_ATTEMPTS - 1 or self._port is not None):
+                is_last = attempt == _PORT_ATTEMPTS - 1 or self._port is not None
+                if self._launched(port, last=is_last):  # pragma: no branch - see the end of `_launched`
                     self._port = port
                     break
         assert self._server is not None
@@ -127,7 +128,7 @@ class _Keeper:
         if self._server is None:
             return {}
         signals = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
-        for step in get_args(StopMode)[get_args(StopMode).index(mode) :]:
+        for step in get_args(StopMode)[get_args(StopMode).index(mode) :]:  # pragma: no branch - SIGKILL ends it
             self._server.send_signal(signals[step])
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._server.wait(_STOP_SECONDS)
@@ -151,7 +152,7 @@ class _Keeper:
                     self._give("socket")
                     return
                 shutil.rmtree(path)
-        raise LocalPostgresError(
+        raise LocalPostgresError(  # pragma: no cover - a machine without /tmp
             f"neither {temporary!r} nor /tmp nor /var/tmp can hold the server's directory: set TMPDIR to a directory "
             f"with a short path without any of {' '.join(sorted(_UNFIT))}, which 'nobody' can enter if you are root"
         )
@@ -163,7 +164,7 @@ class _Keeper:
             os.chown(path, -1, self._owner[1])
             path.chmod(0o710)
             return self._status_of(["test", "-x", str(path)]) == 0
-        except (OSError, subprocess.SubprocessError):
+        except (OSError, subprocess.SubprocessError):  # pragma: no cover - a file system that knows no owners
             return False
 
     def _give(self, name: str) -> None:
@@ -175,11 +176,11 @@ class _Keeper:
     def _initialise(self) -> None:
         if self._owner is not None and not self._runs():
             self._bin_dir = self._copied()
-            if not self._runs():
+            if not self._runs():  # pragma: no cover - programs of another machine
                 raise LocalPostgresError(f"the user 'nobody' cannot run {str(self._bin_dir)!r}, nor a copy: {REMEDY}")
         password_file = self.directory / "password"
         password_file.write_text(self._password)
-        if self._owner is not None:
+        if self._owner is not None:  # pragma: no branch - see `_server_owner`
             os.chown(password_file, *self._owner)
         self._give("data")
         command = [str(self._bin_dir / "initdb"), "--no-sync", "--encoding=UTF8", "--locale=C", "--username=postgres"]
@@ -214,7 +215,7 @@ class _Keeper:
         for program in ("postgres", "initdb"):
             shutil.copy(self._bin_dir / program, target / "bin")
         libraries = package.with_name(package.name + ".libs")
-        if libraries.exists():
+        if libraries.exists():  # pragma: no branch - not every wheel has such
             shutil.copytree(libraries, copy / libraries.name)
         for path in (copy, *copy.rglob("*")):
             path.chmod(0o755)
@@ -237,7 +238,8 @@ class _Keeper:
             time.sleep(0.005)
         status = server.poll()
         self.stop("kill")
-        if not last and b"could not bind" in (self.directory / "log").read_bytes():
+        # What comes then is tested in a process of which no coverage is known.
+        if not last and b"could not bind" in (self.directory / "log").read_bytes():  # pragma: no cover - as above
             return False
         reason = f"not ready after {_START_SECONDS:.0f} s" if status is None else f"exit status {status}"
         raise self._failure(f"PostgreSQL did not start: {reason}")
@@ -275,13 +277,13 @@ class _Keeper:
 
 def _server_owner() -> tuple[int, int] | None:
     """The user and group to run the server as: PostgreSQL refuses root. None: ours will do."""
-    if os.geteuid() != 0:
+    if os.geteuid() != 0:  # pragma: no cover - tested as a user who cannot write what was covered
         return None
     import pwd  # noqa: PLC0415  # not on Windows, where the module must still import
 
     try:
         nobody = pwd.getpwnam("nobody")
-    except KeyError:
+    except KeyError:  # pragma: no cover - a machine without that user
         raise LocalPostgresError("PostgreSQL refuses to run as root, and there is no user 'nobody': add one") from None
     return nobody.pw_uid, nobody.pw_gid
 
@@ -293,7 +295,7 @@ def _die_with(keeper: int) -> Callable[[], None] | None:
     prctl = ctypes.CDLL(None).prctl  # loaded here: the child of a fork does as little as it can
     quit_signal = int(signal.SIGQUIT)
 
-    def prepare() -> None:
+    def prepare() -> None:  # pragma: no cover - in the child of a fork, which becomes another program
         prctl(1, quit_signal, 0, 0, 0)  # PR_SET_PDEATHSIG
         if os.getppid() != keeper:
             os._exit(1)
@@ -334,7 +336,7 @@ def _keep(plan: dict[str, Any]) -> None:
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     try:
         keeper = _Keeper(**plan)
-    except (LocalPostgresError, OSError) as error:
+    except (LocalPostgresError, OSError) as error:  # pragma: no cover - a machine without /tmp
         return _say({"error": str(error)})
     try:
         signal.signal(signal.SIGTERM, _exit)

@@ -395,12 +395,12 @@ class Service:
         """Take what the ledger said: when this replica asks again, and since when there has been no success."""
         if turn.answer is not None and turn.answer.last_success is not None:
             self._health.begin_with(turn.answer.last_success)
-        if self._schedule is not None:
-            slot_at = turn.next_slot(_outcome_of(attempt), trio.current_time(), self._random)
-            if slot_at is None:
-                slot_at, self._own_slot = self._own_slot, None
-            if slot_at is not None:
-                self._schedule.move_to(slot_at)
+        assert self._schedule is not None  # it is `run` that heeds
+        slot_at = turn.next_slot(_outcome_of(attempt), trio.current_time(), self._random)
+        if slot_at is None:
+            slot_at, self._own_slot = self._own_slot, None
+        if slot_at is not None:
+            self._schedule.move_to(slot_at)
 
     async def _hold(self, attempt: Attempt, lease: Lease) -> None:
         """Hold on to the lock after a tick of the schedule, for as long as is right; serve forced ticks meanwhile.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from admin_site import Site
 from playwright.sync_api import expect, sync_playwright
+from system_programs import system_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,17 +24,6 @@ if TYPE_CHECKING:
 expect.set_options(timeout=15_000)
 
 
-def chromium() -> str:
-    """The path of Chromium. Without it, the test is skipped; with CI set it fails, unless CI says that it has none."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    reason = "there is no Chromium on this machine: apt-get install chromium"
-    if os.environ.get("CI") and not os.environ.get("TICKRUNNER_TEST_WITHOUT_CHROMIUM"):
-        pytest.fail(f"{reason} (with CI set, this is a reason to skip only with TICKRUNNER_TEST_WITHOUT_CHROMIUM set)")
-    pytest.skip(reason)
-
-
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> None:
     """The threads of the browser's driver come and go; the site sees to its own, and has no processes."""
@@ -42,7 +31,7 @@ def _nothing_is_left() -> None:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path = chromium()
+    path = system_program("chromium", "chromium-browser", "google-chrome", package="chromium")
     with sync_playwright() as playwright:
         # As root there is no sandbox; what it would be needed for is our own page.
         options = ["--no-sandbox"] if os.geteuid() == 0 else []

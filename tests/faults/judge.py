@@ -205,9 +205,6 @@ def _judged(evidence: Evidence, excuses: Sequence[Excuse], first: Run, second: R
                 and second.started_at >= excuse.began_at
                 and late.stopped_at <= excuse.at + _allowed(evidence, excuse, late)
             ):
-                # A run that had stopped before is no matter of this excuse.
-                if late.stopped_at < excuse.began_at:
-                    continue
                 return Overlap(first=first, second=second, excuse=excuse, late=_late(evidence, late, excuse))
     return Overlap(first=first, second=second, excuse=None)
 

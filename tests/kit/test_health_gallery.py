@@ -306,12 +306,9 @@ class ASnapshotCanBeWrittenTo(Fold):
 @bug("A naive time that is refused changes nothing: ")
 class TheOutcomeIsNotedBeforeTheTimeIsLookedAt(Fold):
     def after(self, outcome: Outcome, *, at: datetime, error: BaseException | None = None) -> Any:
-        object.__setattr__(self, "last_outcome", outcome)
-        try:
-            return self.right(outcome, at, error)
-        finally:
-            if at.tzinfo is not None:  # else its bug would show as a snapshot that changes
-                object.__setattr__(self, "last_outcome", None)
+        # Of an aware time it is not, since that would show as a snapshot that changes.
+        object.__setattr__(self, "last_outcome", outcome if at.tzinfo is None else self.last_outcome)
+        return self.right(outcome, at, error)
 
 
 @bug("Any outcome with any error is taken: Judged(Outcome.")

@@ -110,7 +110,7 @@ def without(module: ModuleType, function: str, place: int) -> tuple[ModuleType, 
 
     changed = ModuleType(module.__name__)
     vars(changed).update(__package__=module.__package__)
-    exec(compile(ast.fix_missing_locations(Removing().visit(tree)), module.__name__, "exec"), vars(changed))
+    exec(compile(ast.fix_missing_locations(Removing().visit(tree)), f"<{module.__name__}>", "exec"), vars(changed))
     users = [
         name
         for name, node in functions.items()

@@ -30,10 +30,8 @@ WRITE = "INSERT INTO written (replica, epoch, kind) VALUES (%s, %s, %s)"
 
 def write(epoch: int, kind: str) -> None:
     with psycopg.connect(DSN) as connection:
-        if connection.execute(FENCE, (epoch, epoch)).rowcount != 1:
-            connection.rollback()
-            kind = f"refused {kind}"
-        connection.execute(WRITE, (NAME, epoch, kind))
+        is_last = connection.execute(FENCE, (epoch, epoch)).rowcount == 1
+        connection.execute(WRITE, (NAME, epoch, kind if is_last else f"refused {kind}"))
 
 
 async def work(tick: Tick) -> None:

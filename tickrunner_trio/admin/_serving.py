@@ -105,7 +105,7 @@ async def serve_admin(  # noqa: ASYNC128 - `trio.serve_listeners` calls it
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.end_when_cancelled)
         await trio.serve_listeners(server.handle, listeners, handler_nursery=nursery, task_status=task_status)
-    raise AssertionError("serve_listeners never returns")  # pragma: no cover - said for the type
+    raise AssertionError("serve_listeners never returns")  # said for the type
 
 
 class _Server:

@@ -167,7 +167,7 @@ class SessionThread:
         try:
             sent_at = self._opened_at = boot_seconds()
             session.exchange((), (), deadline=sent_at + self._timing.reply)
-        except BaseException:
+        except BaseException:  # pragma: no cover - the session ends in the moment after it was opened
             session.close()
             raise
         self._session = session
@@ -273,7 +273,7 @@ class SessionThread:
             return
         try:
             self._in_trio(self._sleeper.wake, idempotent=True)
-        except trio.RunFinishedError:
+        except trio.RunFinishedError:  # pragma: no cover - the run ends in this moment
             self._sleeper.wake()
 
 
