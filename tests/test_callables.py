@@ -20,6 +20,14 @@ class Work:
 def work() -> None: ...
 
 
+class PartialCall:
+    __call__ = functools.partial(work)
+
+
+class NamelessCall:
+    __call__ = Work()
+
+
 @pytest.mark.parametrize(
     ("function", "place"),
     [
@@ -29,6 +37,8 @@ def work() -> None: ...
         (Work(), (__name__, "Work.__call__")),
         (functools.partial(Work()), (__name__, "Work.__call__")),
         (operator.itemgetter(0), ("", "itemgetter.__call__")),
+        (PartialCall(), (__name__, "work")),
+        (NamelessCall(), (__name__, "")),
     ],
 )
 def test_the_place_of_a_callable_is_that_of_the_code_that_runs(function: Any, place: tuple[str, str]) -> None:

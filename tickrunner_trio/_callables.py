@@ -52,11 +52,11 @@ def check_takes(field: str, function: object, *arguments: str) -> None:
 
 
 def place_of(function: object) -> tuple[str, str]:
-    """Return where the code of a callable is: its module, "" if it tells none, and its qualified name."""
+    """Return where the code of a callable is: its module and its qualified name, "" for what it does not tell."""
     code: Any = unwrapped(function)
     if not hasattr(code, "__qualname__"):
-        code = _call_of(code)
-    return str(getattr(code, "__module__", "")), str(code.__qualname__)
+        code = unwrapped(_call_of(code))
+    return str(getattr(code, "__module__", "")), str(getattr(code, "__qualname__", ""))
 
 
 def _call_of(function: object) -> object:
