@@ -87,8 +87,11 @@ def clear_away(directory: Path) -> None:
     # Gone; or its number is somebody else's by now; or, of a file that its user has written, none.
     with contextlib.suppress(ProcessLookupError, PermissionError, ValueError, OverflowError):
         while (lines := _pid_file(directory)) and time.monotonic() < deadline:
+            pid = int(lines[0])
+            if pid <= 1:  # pragma: no cover - no server's: many processes, or the one that all depend on
+                break
             # On Linux the kernel sent it the signal, and we only look.
-            os.kill(int(lines[0]), 0 if sys.platform == "linux" else signal.SIGQUIT)
+            os.kill(pid, 0 if sys.platform == "linux" else signal.SIGQUIT)
             time.sleep(0.02)
     _forget_killed(directory)
     deadline = time.monotonic() + _STOP_SECONDS  # its files may come and go until it has ended
