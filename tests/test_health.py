@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from tickrunner_trio import HealthState, Outcome, WorkerHealth
-from tickrunner_trio._health import describe_error
+from tickrunner_trio._health import RunningHealth, describe_error
 from tickrunner_trio.testing import HealthStateMachine
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -161,3 +162,81 @@ class WithoutWordsError(Exception):
 )
 def test_an_error_is_described_by_its_kind_and_its_text_on_one_line(error: BaseException, description: str) -> None:
     assert describe_error(error) == description
+
+
+# -- Of a service that runs --------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Somebody's; none of its times is any other clock's."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def current_time(self) -> float:
+        return self.now
+
+
+def running() -> tuple[RunningHealth, Any]:
+    """One that stalls after ten seconds, and its clock, which says 100 when outcomes are expected."""
+    clock: Any = Clock(100)
+    health = RunningHealth(WorkerHealth("sweep"), 10)
+    health.expect_outcomes(clock)
+    return health, clock
+
+
+def tell(health: RunningHealth, outcome: Outcome, judged_at: float, error: BaseException | None = None) -> None:
+    health.tell(outcome, judged_at=judged_at, utc_offset=AT.timestamp() - 100, error=error)
+
+
+def test_what_is_noted_of_successes_is_what_the_fold_makes_of_them() -> None:
+    health, _ = running()
+    folded = WorkerHealth("sweep")
+    assert (health.now(), health.last_outcome) == (folded, None)
+    # The third success comes after the clock has been set back, and is not the latest one for ever.
+    told = [*[(Outcome.SUCCESS, at) for at in (1, 5, 2, 3, 9)], (Outcome.FAILED, 4), (Outcome.SUCCESS, 6)]
+    for outcome, second in [*told, (Outcome.BUSY, 7), (Outcome.SUCCESS, 8), (Outcome.SUCCESS, 8)]:
+        error = OSError("disk full") if outcome is Outcome.FAILED else None
+        tell(health, outcome, 100 + second, error)
+        folded = folded.after(outcome, at=AT + timedelta(seconds=second), error=error)
+        assert (health.now(), health.last_outcome) == (folded, outcome)
+
+
+def test_it_is_stalled_from_ten_seconds_without_an_outcome_on_and_keeps_the_rest() -> None:
+    health, clock = running()
+    clock.now = 109.5
+    assert health.now().state is HealthState.STARTING
+    clock.now = 110
+    assert health.now() == WorkerHealth("sweep", state=HealthState.STALLED)
+    tell(health, Outcome.SUCCESS, 110)
+    assert health.now().state is HealthState.OK
+    clock.now = 120
+    assert (health.now().state, health.now().last_success) == (HealthState.STALLED, AT + timedelta(seconds=10))
+    tell(health, Outcome.FAILED, 120)
+    assert health.now().consecutive_failures == 1
+    health.expect_outcomes(clock)
+    clock.now = 129.5
+    assert health.now().state is HealthState.FAILING
+
+
+def test_it_is_never_stalled_while_nothing_is_expected() -> None:
+    health, clock = running()
+    health.expect_outcomes(None)
+    clock.now = 1000
+    assert health.now().state is HealthState.STARTING
+    tell(health, Outcome.BUSY, 1000)
+    clock.now = 2000
+    assert health.now().state is HealthState.STANDBY
+
+
+def test_a_success_elsewhere_counts_until_there_is_one_here_and_stalls_nobody() -> None:
+    health, clock = running()
+    clock.now = 110
+    health.begin_with(AT)
+    assert (health.now().last_success, health.now().last_outcome) == (AT, None)
+    tell(health, Outcome.CANCELLED, 111)
+    assert health.now().state is HealthState.STARTING
+    tell(health, Outcome.SUCCESS, 112)
+    tell(health, Outcome.SUCCESS, 113)
+    health.begin_with(AT + timedelta(days=1))
+    assert health.now().last_success == AT + timedelta(seconds=13)

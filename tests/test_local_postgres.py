@@ -213,8 +213,10 @@ def test_as_root_no_shared_memory_is_freed_that_is_not_of_the_servers_user(tmp_p
     segment = ctypes.CDLL(None).shmget(0, 4096, 0o600)
     data = tmp_path / "data"
     data.mkdir()
-    for owner, is_left in ((pwd.getpwnam("nobody").pw_uid, True), (0, False)):
-        (data / "postmaster.pid").write_text("1\n" * 6 + f"17 {segment}\n")
+    nobody = pwd.getpwnam("nobody").pw_uid
+    ways_to_write_it = (segment, f"0{segment}", f"+{segment}", segment + 2**32, "none")
+    for owner, written, is_left in (*((nobody, each, True) for each in ways_to_write_it), (0, segment, False)):
+        (data / "postmaster.pid").write_text("1\n" * 6 + f"17 {written}\n")
         os.chown(data, owner, -1)
         _postgres_keeper._forget_killed(tmp_path)
         assert (str(segment) in segments()) is is_left

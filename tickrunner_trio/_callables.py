@@ -35,8 +35,13 @@ def yields(function: object) -> bool:
 
 
 def check_takes(field: str, function: object, *arguments: str) -> None:
-    """Refuse a callable that takes other arguments than these; one that does not say what it takes is let through."""
+    """Refuse a callable that takes other arguments than these; one that does not say what it takes is let through.
+
+    So is a wrapper that shows the signature of what it wraps (`wrapt`'s do): it may add arguments to its own.
+    """
     assert callable(function)
+    if hasattr(function, "__signature__") or isinstance(_call_of(function), functools.partial):  # nor is that one bound
+        return
     try:
         # Of the outermost function, since a decorator may add arguments to those that it is called with.
         signature = inspect.signature(function, follow_wrapped=False)
@@ -52,11 +57,11 @@ def check_takes(field: str, function: object, *arguments: str) -> None:
 
 
 def place_of(function: object) -> tuple[str, str]:
-    """Return where the code of a callable is: its module, "" if it tells none, and its qualified name."""
+    """Return where the code of a callable is: its module and its qualified name, "" for what it does not tell."""
     code: Any = unwrapped(function)
     if not hasattr(code, "__qualname__"):
-        code = _call_of(code)
-    return str(getattr(code, "__module__", "")), str(code.__qualname__)
+        code = unwrapped(_call_of(code))
+    return str(getattr(code, "__module__", "")), str(getattr(code, "__qualname__", ""))
 
 
 def _call_of(function: object) -> object:

@@ -12,7 +12,7 @@ Invariants:
 
 1. Each caller gets one answer, or its own cancellation; it waits for none that nobody will give.
 2. At each moment a request that is neither answered nor gone is where `drop` or `answer` finds it, also when a Ctrl-C
-   comes between two lines.
+   comes between two lines, or a signal handler that drains.
 
 It must not know how a tick is executed, nor when the service gets around to it.
 """
@@ -78,7 +78,7 @@ class ForcedTicks:
     def take(self) -> Request:
         """Return the first that waits, to be executed now; then `answer` is called, whatever came of it."""
         request = self._served = self.waiting[0]
-        del self.waiting[0]
+        self.waiting = self.waiting[1:]
         return request
 
     def answer(self) -> None:
@@ -89,6 +89,6 @@ class ForcedTicks:
 
     def drop(self) -> None:
         """Answer all that wait: they are not executed any more."""
-        while self.waiting:
-            self.waiting[0].answer()
-            del self.waiting[0]
+        for request in self.waiting:
+            request.answer()
+        self.waiting = []

@@ -64,19 +64,19 @@ def _forget_killed(directory: Path) -> None:
     The server's user may write anything into the file, and we may be root: so it has to be a segment of that user.
     """
     lines = _pid_file(directory)
-    if len(lines) > 6 and len(lines[6].split()) == 2:
-        segment = lines[6].split()[1]
+    with contextlib.suppress(IndexError, ValueError):  # there is none, or no number
+        segment = ctypes.c_int(int(lines[6].split()[1])).value  # as the kernel reads it, however it is written
         if _owner_of(segment) in (None, (directory / "data").stat().st_uid):
-            ctypes.CDLL(None).shmctl(int(segment), 0, None)  # 0 is IPC_RMID
+            ctypes.CDLL(None).shmctl(segment, 0, None)  # 0 is IPC_RMID
     (directory / "data" / "postmaster.pid").unlink(missing_ok=True)
 
 
-def _owner_of(segment: str) -> int | None:
+def _owner_of(segment: int) -> int | None:
     """The user of a System V segment; None if there is none, or where the system does not tell, as Linux does."""
     with contextlib.suppress(OSError):
         for row in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
             _, number, _, _, _, _, _, user, *_ = row.split()
-            if number == segment:
+            if int(number) == segment:
                 return int(user)
     return None
 
@@ -84,10 +84,14 @@ def _owner_of(segment: str) -> int | None:
 def clear_away(directory: Path) -> None:
     """Wait for a server whose keeper was killed, and remove the directory. Bounded; what it cannot remove stays."""
     deadline = time.monotonic() + _STOP_SECONDS
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # gone; or its number is somebody else's by now
+    # Gone; or its number is somebody else's by now; or, of a file that its user has written, none.
+    with contextlib.suppress(ProcessLookupError, PermissionError, ValueError, OverflowError):
         while (lines := _pid_file(directory)) and time.monotonic() < deadline:
+            pid = int(lines[0])
+            if pid <= 1:  # pragma: no cover - no server's: many processes, or the one that all depend on
+                break
             # On Linux the kernel sent it the signal, and we only look.
-            os.kill(int(lines[0]), 0 if sys.platform == "linux" else signal.SIGQUIT)
+            os.kill(pid, 0 if sys.platform == "linux" else signal.SIGQUIT)
             time.sleep(0.02)
     _forget_killed(directory)
     deadline = time.monotonic() + _STOP_SECONDS  # its files may come and go until it has ended

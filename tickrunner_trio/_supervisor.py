@@ -169,9 +169,9 @@ class Supervisor:
             how = "supervisor.trio_token.run_sync_soon(supervisor.drain)"
             check_in_run_of(self._token, "drain() of the supervisor", from_elsewhere=how)
         if not self._drained.is_set():
-            self._drained.set()
             for service in self._services:
-                service.drain()
+                service.drain()  # which refuses if somebody runs it by itself elsewhere
+            self._drained.set()
             self._limit_drain()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

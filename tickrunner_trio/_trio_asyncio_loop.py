@@ -77,26 +77,26 @@ async def _end_of(loop: Any, task: asyncio.Task[BaseException | None]) -> BaseEx
 
     A loop that was told to stop, or in which a callback has exited, leaves its tasks where they are, and never says so.
     """
-    ended = trio.Event()
+    is_over = trio.Event()
     watch = trio.CancelScope(shield=True)
 
     async def watch_the_loop() -> None:
         with watch:
             await loop.wait_stopped()
-            ended.set()
+            is_over.set()
 
     async def wait() -> None:
-        interrupt = await outcome.acapture(ended.wait)
-        while not ended.is_set():  # again after a Ctrl-C, which no shield keeps off
+        interrupt = await outcome.acapture(is_over.wait)
+        while not is_over.is_set():  # again after a Ctrl-C, which no shield keeps off
             task.cancel()
             try:
                 with trio.CancelScope(shield=True):
-                    await ended.wait()
+                    await is_over.wait()
             except KeyboardInterrupt as error:
                 interrupt = outcome.Error(error)
         interrupt.unwrap()
 
-    task.add_done_callback(lambda _: ended.set())
+    task.add_done_callback(lambda _: is_over.set())
     interrupt = await beside(watch_the_loop, watch.cancel, wait)
     if not task.done():
         _abandon_the_tasks_of(loop)

@@ -204,7 +204,7 @@ def _problems(reading: Transaction, schema: str) -> Iterator[str]:
         for [owner] in reading.ask(_STRANGER, schema, name):
             yield (
                 f"{table(schema, name)} belongs to the role {owner}, whose triggers would run as this one: let it "
-                "belong to this role or to the owner of the database, or name another schema"
+                "belong to the owner of the database, or name another schema"
             )
         for privilege in PRIVILEGES:
             if reading.ask(_PRIVILEGE, schema, name, privilege) != [["t"]]:
