@@ -21,6 +21,11 @@ async def nothing(tick: Tick) -> None:
     """Work that is done at once."""
 
 
+def run_in_asyncio(awaited: Any) -> None:
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # trio-asyncio's policy would run Trio
+        runner.run(awaited)
+
+
 async def entered(locker: PostgresLocker) -> None:
     async with locker:
         pytest.fail("it was entered")
@@ -38,13 +43,13 @@ async def entered(locker: PostgresLocker) -> None:
 )
 def test_under_asyncio_the_error_names_trio_and_says_how_to_begin(what: str, awaited: Callable[[], Any]) -> None:
     with pytest.raises(RuntimeError, match=rf"^{re.escape(what)} must be awaited in Trio, .*trio\.run\(main\)"):
-        asyncio.run(awaited())
+        run_in_asyncio(awaited())
 
 
 def test_what_was_refused_under_asyncio_runs_in_trio_afterwards() -> None:
     subject = Supervisor([service(nothing)])
     with pytest.raises(RuntimeError, match="must be awaited in Trio"):
-        asyncio.run(subject.run())
+        run_in_asyncio(subject.run())
     assert subject.state == "idle"
     assert virtually(subject.tick, "sweep").outcome is Outcome.SUCCESS
 

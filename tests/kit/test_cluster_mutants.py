@@ -14,6 +14,7 @@ from tickrunner_trio import Config, Outcome, Service, Tick
 from tickrunner_trio import _schedule as schedule
 from tickrunner_trio import _service as service
 from tickrunner_trio._alarm import Alarm
+from tickrunner_trio.lockers._backoff import Backoff
 from tickrunner_trio.lockers._timing import lease_timing
 from tickrunner_trio.testing import Cluster, DatabaseAway, Freeze, Kill, Partition, Start, _cluster
 from tickrunner_trio.testing._lock_server import Grant, LockServer
@@ -161,7 +162,7 @@ def no_retry_after_unavailable(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_reconnection(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(LockSession, "_backoff", lambda self: math.inf)
+    patch.setattr(Backoff, "next_seconds", lambda self: math.inf)
 
 
 def locks_of_an_ended_session_stay(patch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ def test_the_clock_of_other_histories_may_be_set_back_or_stand() -> None:
 
 
 def test_each_outcome_comes_after_each() -> None:
-    histories = drawn_from(strategies.histories(min_size=2), examples=500)
+    histories = drawn_from(strategies.histories(min_size=2), examples=1000)
     pairs = {(one.outcome, other.outcome) for history in histories for one, other in pairwise(history)}
     assert pairs == set(product(Outcome, repeat=2))
 
