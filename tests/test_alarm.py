@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import signal
 import sys
@@ -55,6 +56,22 @@ def test_many_sleepers_each_wake_at_their_own_times(times: list[list[int]]) -> N
 
     virtually(main)
     assert woken == [[float(max(each[: index + 1])) for index in range(len(each))] for each in times]
+
+
+def test_a_sleeper_that_was_woken_twice_before_its_first_time_is_left_alone_at_that_time() -> None:
+    alarm, woken = Alarm(), list[float]()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: sleeper(alarm, 10, 20, woken=woken.append))
+            for _ in range(2):
+                await trio.sleep(1)
+                alarm.wake()
+            await trio.sleep(10)  # to 12
+            assert alarm.queued_at == math.inf
+
+    virtually(main)
+    assert woken == [1, 2]
 
 
 def test_a_sleeper_that_was_woken_early_sleeps_until_its_new_time_and_not_until_the_old_one() -> None:

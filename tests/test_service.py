@@ -561,14 +561,14 @@ def test_a_ctrl_c_at_any_call_under_a_forced_tick_leaves_no_caller_waiting_for_i
         locker = MemoryLocker()
         subject = service(Diary(0), locker=locker, interval=10)
 
-        def profile(frame: FrameType, event: str, arg: object) -> None:
+        def profile(frame: FrameType, event: str, arg: object) -> None:  # pragma: no cover - tracers are not traced
             nonlocal seen
             if frame.f_code.co_filename in files and event in ("call", "c_return"):
                 seen += 1
                 if seen == nth:
                     signal.raise_signal(signal.SIGINT)
 
-        async def rescue() -> None:
+        async def rescue() -> None:  # pragma: no cover - what it waits for is that a caller hangs
             await trio.sleep(100)
             late.extend(request for request in requests if not request.answered.is_set())
             for request in late:
@@ -945,7 +945,7 @@ def test_run_can_be_cancelled_also_where_a_locker_shields_all_that_it_does() -> 
     async def work(tick: Tick) -> None:
         await trio.sleep(1)
         if tick.number > 9:
-            subject.drain()  # or this test would not end
+            subject.drain()  # pragma: no cover - or this test would not end where it fails
 
     subject = service(work, Shielding())
     virtually(main)
