@@ -40,9 +40,9 @@ def check_takes(field: str, function: object, *arguments: str) -> None:
     So is a wrapper that shows the signature of what it wraps (`wrapt`'s do): it may add arguments to its own.
     """
     assert callable(function)
-    if hasattr(function, "__signature__") or isinstance(_call_of(function), functools.partial):  # nor is that one bound
-        return
     try:
+        if hasattr(function, "__signature__") or isinstance(_call_of(function), functools.partial):  # nor is that bound
+            return
         # Of the outermost function, since a decorator may add arguments to those that it is called with.
         signature = inspect.signature(function, follow_wrapped=False)
     except Exception:  # some builtins have none, and its annotations may be evaluated only now

@@ -13,6 +13,7 @@ Ours are real services under a `Supervisor`, in two situations:
 
 from __future__ import annotations
 
+import contextlib
 import random
 import statistics
 from time import perf_counter
@@ -21,13 +22,14 @@ from unittest import mock
 
 import trio
 
-from tickrunner_trio import Config, PostgresLocker, Service, Supervisor, Tick
+from tickrunner_trio import Config, MemoryLocker, PostgresLocker, Service, Supervisor, Tick
 
 from ..loops import BUSY_INTERVAL, Counter, rate_of
 from ..question import OURS, Comparison, Figure, Measurement, Plot, Question, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from tickrunner_trio import AdvisoryLocker, Lease
 
@@ -41,6 +43,7 @@ PROCRASTINATE = "Procrastinate"
 PGQUEUER = "PgQueuer, batches of 100"
 ALWAYS = f"{OURS}, always due"
 UNLOCKED = f"{OURS}, to the last unlock"
+UNPAID = f"{OURS}, MemoryLocker"
 
 
 def question(*, quick: bool) -> Question:
@@ -57,6 +60,11 @@ def question(*, quick: bool) -> Question:
                 arguments={"slots": 2 if quick else 5},
                 several=True,
                 server=True,
+            ),
+            Measurement(
+                way=UNPAID,
+                function=f"{__name__}:measure_slots_without_postgres",
+                arguments={"slots": 2 if quick else 3},
             ),
             Measurement(way=LOOP, function="benchmarks.peers.psycopg_loop:rate", arguments=seconds, server=True),
             Measurement(way=ALWAYS, function=f"{__name__}:measure_always_due", arguments=seconds, server=True),
@@ -95,6 +103,11 @@ def question(*, quick: bool) -> Question:
             Comparison(
                 name="always due, over the psycopg loop", of=ratio("per_second", LOOP, of=ALWAYS), more_is_better=True
             ),
+            Comparison(
+                name="MemoryLocker, over the psycopg loop",
+                of=ratio("per_second", LOOP, of=UNPAID),
+                more_is_better=True,
+            ),
         ),
         rounds=1 if quick else 5,
         notes=(
@@ -103,7 +116,8 @@ def question(*, quick: bool) -> Question:
             "durable server. Their jobs were written before the clock started. "
             "`tickrunner_trio`: from a slot that all 1,000 services share to the last report; the locks are let go "
             "after it. *To the last unlock* and *always due* (each service is due again as soon as it is unlocked) "
-            "include the unlocks, as the peers do: they are the lower bound of what one may promise."
+            "include the unlocks, as the peers do: they are the lower bound of what one may promise. *MemoryLocker* "
+            "is the slot without a server: what the ticks themselves take, so the upper bound of any locker."
         ),
         plot=Plot("locked", "Locked ticks or jobs per second (more is better)", ("per_second",), is_logarithmic=True),
     )
@@ -142,14 +156,25 @@ def services(locker: AdvisoryLocker, interval: float, counter: Counter) -> list[
 
 
 def measure_slots(dsn: str, slots: int) -> dict[str, dict[str, float]]:
-    """Measure so many slots, after one that warms up."""
+    """Measure so many slots on PostgreSQL, after one that warms up."""
+    to_report, to_unlock = per_second(PostgresLocker(dsn), slots)
+    return {OURS: {"per_second": to_report}, UNLOCKED: {"per_second": to_unlock}}
+
+
+def measure_slots_without_postgres(slots: int) -> dict[str, float]:
+    """Measure so many slots on locks that cost next to nothing, after one that warms up."""
+    return {"per_second": per_second(contextlib.nullcontext(MemoryLocker()), slots)[0]}
+
+
+def per_second(opening: AbstractAsyncContextManager[AdvisoryLocker], slots: int) -> tuple[float, float]:
+    """Return how many ticks there are in a second to the last report, and to the last unlock."""
     counter = Counter()
     first_slot = 0.0
 
     async def main() -> tuple[list[float], list[float]]:
         nonlocal first_slot
-        async with PostgresLocker(dsn) as postgres:
-            locker = TimedLocker(postgres)
+        async with opening as opened:
+            locker = TimedLocker(opened)
             supervisor = Supervisor(services(locker, INTERVAL, counter))
             to_report, to_unlock = [], []
             clock_offset = perf_counter() - trio.current_time()
@@ -175,10 +200,7 @@ def measure_slots(dsn: str, slots: int) -> dict[str, dict[str, float]]:
 
     with mock.patch.object(random, "random", draw):
         to_report, to_unlock = trio.run(main)
-    return {
-        OURS: {"per_second": SERVICES / statistics.median(to_report)},
-        UNLOCKED: {"per_second": SERVICES / statistics.median(to_unlock)},
-    }
+    return SERVICES / statistics.median(to_report), SERVICES / statistics.median(to_unlock)
 
 
 def measure_always_due(dsn: str, seconds: float) -> dict[str, float]:
