@@ -22,7 +22,7 @@ def work() -> None: ...
 
 
 class PartialCall:
-    __call__ = functools.partial(work)
+    __call__ = staticmethod(functools.partial(work))
 
 
 class NamelessCall:
@@ -55,7 +55,7 @@ class Injecting:
 
 
 class CallingWithTick:
-    __call__ = functools.partial(lambda tick: None)
+    __call__ = staticmethod(functools.partial(lambda tick: None))
 
 
 @pytest.mark.parametrize("function", [Injecting(), CallingWithTick(), lambda tick: None])
