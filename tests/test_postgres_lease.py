@@ -141,7 +141,7 @@ async def test_work_that_blocks_the_trio_loop_for_longer_than_the_lease_keeps_it
         with psycopg.connect(dsn, autocommit=True) as onlooker:
             while boot_seconds() < until:
                 assert not lease.lost
-                # Of a statement that is over: in the midst of one it is the time of the message, of which there are two.
+                # Of a statement that is over: in the midst of one it is that of a message, of which there are two.
                 query = "SELECT date_part('epoch', query_start) FROM pg_stat_activity WHERE pid = %s AND state = 'idle'"
                 beats.update(*onlooker.execute(query, (pid,)).fetchall())
                 time.sleep(0.02)  # noqa: ASYNC251  # the loop is to be blocked
