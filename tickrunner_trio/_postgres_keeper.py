@@ -76,9 +76,9 @@ def _owner_of(segment: int) -> int | None:
     with contextlib.suppress(OSError):
         for row in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
             _, number, _, _, _, _, _, user, *_ = row.split()
-            if int(number) == segment:
+            if int(number) == segment:  # pragma: no branch - how many there are is up to the machine
                 return int(user)
-    return None
+    return None  # pragma: no cover - it has gone by itself, or this is not Linux
 
 
 def clear_away(directory: Path) -> None:
@@ -174,7 +174,7 @@ class _Keeper:
     def _give(self, name: str) -> None:
         """Make a directory that is the server's user's alone."""
         (self.directory / name).mkdir()
-        if self._owner is not None:
+        if self._owner is not None:  # pragma: no branch - see `_server_owner`
             os.chown(self.directory / name, *self._owner)
 
     def _initialise(self) -> None:
