@@ -628,6 +628,61 @@ def test_ctrl_c_stops_busy_work_wherever_it_comes_upon_the_loop(where: str, how:
     assert program.returncode == 0
 
 
+INTERRUPTED_BESIDE = """
+import asyncio, signal, sys, trio
+from tickrunner_trio import Config, Service
+from tickrunner_trio.bridges import asyncio_work
+from tickrunner_trio.testing import ScriptedLocker
+
+name, event, nth = sys.argv[1], sys.argv[2], int(sys.argv[3])
+seen = 0
+
+def is_in_the_watch(frame):
+    while frame is not None and frame.f_code.co_name != "watch_the_loop":
+        frame = frame.f_back
+    return frame is not None
+
+def profile(frame, what, arg):
+    global seen
+    if what == event and frame.f_code.co_name == name and is_in_the_watch(frame):
+        seen += 1
+        if seen == nth:
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+async def work(tick):
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+locker = ScriptedLocker()
+subject = Service(Config(name="busy", interval=60, locker=locker, work=asyncio_work(work)))
+
+async def main():
+    sys.setprofile(profile)
+    await subject.tick()
+
+try:
+    trio.run(main)
+except* KeyboardInterrupt:
+    print("interrupted", [event for event, _ in locker.events])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "event", "nth"),
+    [
+        ("wait_task_rescheduled", "call", 1),
+        ("watch_the_loop", "return", 1),
+        ("watch_the_loop", "call", 2),  # while the rest of the loop is ended: the work is over
+        ("wait_task_rescheduled", "call", 2),
+    ],
+)
+def test_ctrl_c_upon_the_watch_of_a_loop_leaves_trio_whole_and_is_not_lost(name: str, event: str, nth: int) -> None:
+    arguments = [sys.executable, "-W", "ignore", "-c", INTERRUPTED_BESIDE, name, event, str(nth)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.stdout == "interrupted ['locked', 'unlocked']\n", done.stderr
+
+
 STOPPED = """
 import asyncio, sys, trio
 from contextlib import nullcontext

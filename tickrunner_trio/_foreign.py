@@ -44,7 +44,8 @@ async def beside(
     Neither a cancellation, nor an error, nor Ctrl-C comes out in the nursery's group.
     """
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch)
+        # A task does not inherit it. A Ctrl-C in the midst of Trio's own waits would leave the watch where it waited.
+        nursery.start_soon(trio.lowlevel.enable_ki_protection(watch))
         result = await outcome.acapture(call)
         end()
         while nursery.child_tasks:  # for a step; upon the nursery's own wait for them a Ctrl-C would be raised

@@ -64,7 +64,9 @@ async def _on_a_new_loop(trio_asyncio: ModuleType, work: Captured) -> BaseExcept
             if loop.is_running():
                 # Here, while the loop waits for sockets and threads, as at the end of `open_loop` it does not any more.
                 with trio.CancelScope(shield=True):
-                    await outcome.acapture(_end_of, loop, loop.create_task(_end_the_rest(loop)))
+                    end = await outcome.acapture(_end_of, loop, loop.create_task(_end_the_rest(loop)))
+                if _is_interrupt(end):
+                    result = end
     except BaseExceptionGroup as group:
         if (exit_of_a_callback := _first_exit(group)) is None:
             raise
@@ -102,9 +104,14 @@ async def _end_of(loop: Any, task: asyncio.Task[BaseException | None]) -> BaseEx
         _abandon_the_tasks_of(loop)
         interrupt.unwrap()
         raise RuntimeError("the loop was stopped while the work ran")
-    if task.cancelled():
+    if task.cancelled() or _is_interrupt(interrupt):
         interrupt.unwrap()
     return task.result()
+
+
+def _is_interrupt(captured: outcome.Outcome[object]) -> bool:
+    """Whether it is a Ctrl-C: it is told once, and ends the program also where all else has come to a good end."""
+    return isinstance(captured, outcome.Error) and isinstance(captured.error, KeyboardInterrupt)
 
 
 def _abandon_the_tasks_of(loop: asyncio.AbstractEventLoop) -> None:
