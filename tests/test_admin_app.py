@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from tickrunner_trio import Config, DatabaseUnavailableError, MemoryLocker, Outcome, Service, Supervisor, WorkerHealth
-from tickrunner_trio.admin import _serving, _stream, admin_app, serve_admin
+from tickrunner_trio.admin import _exchange, _stream, admin_app, serve_admin
 from tickrunner_trio.admin._board import Board
 
 if TYPE_CHECKING:
@@ -583,7 +583,7 @@ async def test_a_reader_that_does_not_read_makes_no_error_of_the_application(
     first: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_stream, "SEND_PATIENCE", 0.05 if first == "the stream" else 30.0)
-    monkeypatch.setattr(_serving, "SEND_TIMEOUT", 30.0 if first == "the stream" else 0.05)
+    monkeypatch.setattr(_exchange, "SEND_TIMEOUT", 30.0 if first == "the stream" else 0.05)
     monkeypatch.setattr(_stream, "PERIOD", 0.0)
     monkeypatch.setattr(Board, "shown", lambda _: b"%d" % next(boards) * 100_000)
     boards = itertools.count()

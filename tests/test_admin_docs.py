@@ -10,7 +10,7 @@ import trio
 from admin_client import TOKEN, ask, served
 
 from tickrunner_trio import Config, MemoryLocker, Service, Supervisor, Tick
-from tickrunner_trio.admin import _app, _asked, _board, _guard, _serving, _stream, _views, admin_app
+from tickrunner_trio.admin import _app, _asked, _board, _exchange, _guard, _serving, _stream, _views, admin_app
 
 if TYPE_CHECKING:
     import pytest
@@ -71,10 +71,10 @@ def test_its_table_is_that_of_the_module_and_of_the_routes() -> None:
 
 def test_its_bounds_are_those_of_the_code() -> None:
     text = " ".join(PAGE.split())
-    assert f"{_serving.MOST_CONNECTIONS} connections, {_serving.LONGEST_HEAD // 1024} KiB of headers" in text
-    assert f"{_serving.LONGEST_BODY // 1024} KiB of body, {_serving.MOST_LINES} lines of both" in text
+    assert f"{_serving.MOST_CONNECTIONS} connections, {_exchange.LONGEST_HEAD // 1024} KiB of headers" in text
+    assert f"{_exchange.LONGEST_BODY // 1024} KiB of body, {_exchange.MOST_LINES} lines of both" in text
     assert f"of at most {_guard.LONGEST_BODY // 1024} KiB, or none" in text
-    assert f"{_serving.READ_TIMEOUT:g} seconds for a request and {_serving.SEND_TIMEOUT:g} for each piece" in text
+    assert f"{_serving.READ_TIMEOUT:g} seconds for a request and {_exchange.SEND_TIMEOUT:g} for each piece" in text
     assert f"{_stream.MOST_STREAMS} readers of events" in text
     assert f"cut after {_views.LONGEST_ERROR} characters" in text
     assert (_board.PERIOD, _asked.MAX_AGE) == (0.5, 1.0)
@@ -82,5 +82,5 @@ def test_its_bounds_are_those_of_the_code() -> None:
     assert _serving.serve_admin.__doc__ is not None
     docstring = " ".join(_serving.serve_admin.__doc__.split())
     assert (
-        f"at most {_serving.MOST_CONNECTIONS} connections, {_serving.LONGEST_HEAD // 1024} KiB of headers" in docstring
+        f"at most {_serving.MOST_CONNECTIONS} connections, {_exchange.LONGEST_HEAD // 1024} KiB of headers" in docstring
     )

@@ -18,7 +18,7 @@ from admin_client import Answer, ask, exchange, parsed, request, running, served
 from starlette.responses import PlainTextResponse
 
 from tickrunner_trio import Config, MemoryLocker, Service, Supervisor
-from tickrunner_trio.admin import _serving, serve_admin
+from tickrunner_trio.admin import _exchange, _serving, serve_admin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -167,8 +167,8 @@ def with_trailers(lines: int) -> bytes:
 async def test_a_request_of_more_lines_than_anybody_needs_is_refused_for_each_takes_time(
     made: Callable[[int], bytes],
 ) -> None:
-    most, more = made(_serving.MOST_LINES), made(_serving.MOST_LINES + 2)
-    assert _serving.MOST_LINES - 1 <= most.count(b"\n") <= _serving.MOST_LINES
+    most, more = made(_exchange.MOST_LINES), made(_exchange.MOST_LINES + 2)
+    assert _exchange.MOST_LINES - 1 <= most.count(b"\n") <= _exchange.MOST_LINES
     echo = Echo()
     async with served(echo) as port:
         assert (await exchange(port, most)).status == 200
@@ -204,7 +204,7 @@ async def test_a_client_that_sends_a_byte_now_and_then_gains_no_time(monkeypatch
 async def test_a_client_that_does_not_take_its_answer_is_dropped(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_serving, "SEND_TIMEOUT", 0.1)
+    monkeypatch.setattr(_exchange, "SEND_TIMEOUT", 0.1)
     raised = trio.Event()
 
     async def endless(scope: Any, receive: Any, send: Any) -> None:
@@ -262,7 +262,7 @@ async def test_a_client_that_goes_on_sending_after_its_answer_is_closed(monkeypa
 
 
 async def test_a_refusal_that_is_not_taken_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_serving, "SEND_TIMEOUT", 0.05)
+    monkeypatch.setattr(_exchange, "SEND_TIMEOUT", 0.05)
 
     class Full:
         async def send_all(self, data: bytes) -> None:
@@ -270,7 +270,7 @@ async def test_a_refusal_that_is_not_taken_is_given_up_in_time(monkeypatch: pyte
 
     full: Any = Full()
     with trio.fail_after(PATIENCE):
-        await _serving._Exchange(full, trio.move_on_after).refuse(400, "no")
+        await _exchange.Exchange(full, trio.move_on_after).refuse(400, "no")
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTT", request("GET", "/")], ids=["idle", "slow", "lingering"])
@@ -287,7 +287,7 @@ async def test_clients_that_only_wait_cannot_lock_others_out(sent: bytes, monkey
 
 async def test_clients_that_take_no_answer_cannot_lock_the_probes_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their windows are tiny, so that an answer of the page's size does not fit into what the system keeps for them."""
-    monkeypatch.setattr(_serving, "SEND_TIMEOUT", math.inf)
+    monkeypatch.setattr(_exchange, "SEND_TIMEOUT", math.inf)
     async with running(Supervisor([])) as port, contextlib.AsyncExitStack() as stack:
         for _ in range(_serving.MOST_CONNECTIONS):
             client = trio.socket.socket()
@@ -412,7 +412,7 @@ async def test_an_error_of_the_server_itself_costs_one_connection(
 
     async with served(Echo()) as port:
         with monkeypatch.context() as broken:
-            broken.setattr(_serving._Exchange, "linger", linger)
+            broken.setattr(_exchange.Exchange, "linger", linger)
             assert (await ask(port, "GET", "/")).status == 200
         assert (await ask(port, "GET", "/")).status == 200
     assert caplog.messages == ["the admin application's server failed on a connection"]
@@ -456,7 +456,7 @@ async def test_one_who_sends_much_after_the_request_is_taken_to_have_left() -> N
         left.set()
 
     async with served(listening) as port, connected(port, request("GET", "/")) as stream:
-        await stream.send_all(b"x" * 2 * _serving.LONGEST_HEAD)
+        await stream.send_all(b"x" * 2 * _exchange.LONGEST_HEAD)
         with trio.fail_after(PATIENCE):
             await left.wait()
 

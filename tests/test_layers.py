@@ -82,6 +82,7 @@ PACKAGES = {
     **{f"testing.{module}": {"hypothesis"} for module in ("strategies", "_fault_plans", "_health_machine")},
     **{f"admin.{module}": {"starlette"} for module in ("_app", "_guard", "_operating")},
     **{f"admin.{module}": {"anyio"} for module in ("_asked", "_crossing", "_stream", "_board")},
+    "admin._exchange": {"h11"},
     "admin._serving": {"h11"},
     "_demo": {"psycopg", "rich"},
     "_demo_table": {"rich"},
