@@ -102,6 +102,19 @@ async def test_a_service_is_drained_and_ticked_in_its_own_run_only() -> None:
     await while_it_runs(subject, check)
 
 
+async def test_a_drain_that_one_service_refuses_can_be_asked_for_again_where_it_runs() -> None:
+    alone = service(nothing, interval=3600)
+    supervisor = Supervisor([alone])
+
+    async def check() -> None:
+        assert "drain() of the service 'sweep' must be called in the Trio run" in await elsewhere(supervisor.drain)
+        assert supervisor.state == "idle"
+        supervisor.drain()
+
+    await while_it_runs(alone, check)  # which returns when it is drained
+    assert supervisor.state == "drained"
+
+
 def test_what_does_not_run_is_drained_anywhere() -> None:
     subject, supervised = service(nothing), service(nothing)
     supervisor = Supervisor([supervised])

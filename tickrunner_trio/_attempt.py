@@ -190,7 +190,7 @@ class Attempt:
             if self._approach is not None:
                 self._approach.cancel()
 
-    def let_go(self) -> None:
+    def forget(self) -> None:
         """Keep neither the error nor the report: by its traceback the error leads back here, a circle as in `run`."""
         self.error = self._report = None
 

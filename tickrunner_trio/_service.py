@@ -263,7 +263,7 @@ class Service:
                     if schedule.next_at <= now:
                         attempt = self._attempt(startup or self._config.work, self._take_slot(schedule, now))
                         await attempt.run(self._hold)
-                        attempt.let_go()
+                        attempt.forget()
                         if attempt.turn is not None:
                             self._heed(attempt, attempt.turn)
                         if startup is not None and self._startup_is_done(attempt):
@@ -311,7 +311,7 @@ class Service:
         try:
             return attempt.report()
         finally:
-            attempt.let_go()
+            attempt.forget()
 
     def _check_in_its_run(self, what: str, *, from_elsewhere: str) -> None:
         if self._run_task is not None:
@@ -357,7 +357,7 @@ class Service:
         attempt = self._startup_pass = self._attempt(startup, entered_at)
         await attempt.run(self._hold)
         self._startup_pass = None
-        attempt.let_go()
+        attempt.forget()
         if attempt.turn is not None:
             self._heed(attempt, attempt.turn)
         return None if self._startup_is_done(attempt) else startup
@@ -409,7 +409,7 @@ class Service:
         """
         if attempt.turn is not None:
             return  # the ledger knows when it is due, whoever asks
-        attempt.let_go()  # a hold may last for nine tenths of the interval, and the sleep in it for longer
+        attempt.forget()  # a hold may last for nine tenths of the interval, and the sleep in it for longer
         schedule, outcome, config = self._schedule, _outcome_of(attempt), self._config
         assert schedule is not None  # `run` is under way
         if attempt is self._startup_pass and outcome is Outcome.SUCCESS and config.cadence == "cluster":

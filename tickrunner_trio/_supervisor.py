@@ -9,7 +9,7 @@
 
 Invariants:
 
-1. A crash of one service is never noticed by another.
+1. A crash of one service, or a cancel scope that its work leaves open, is never noticed by another.
 2. `run` returns only after a drain, at most ``drain_timeout`` seconds plus the time that the work takes to stop later.
 3. A service that ran for 60 seconds begins its backoff anew.
 """
@@ -163,15 +163,16 @@ class Supervisor:
         another one, while `run` is active, as ``supervisor.trio_token.run_sync_soon(supervisor.drain)``.
 
         Raises:
-            RuntimeError: `run` is active in another thread, or another Trio run. Nothing is drained then.
+            RuntimeError: `run` is active in another thread, or another Trio run: nothing is drained then. Or one of the
+                services is run by itself there: those before it are drained, and the supervisor is not.
         """
         if self._token is not None:
             how = "supervisor.trio_token.run_sync_soon(supervisor.drain)"
             check_in_run_of(self._token, "drain() of the supervisor", from_elsewhere=how)
         if not self._drained.is_set():
             for service in self._services:
-                service.drain()  # which refuses if somebody runs it by itself elsewhere
-            self._drained.set()
+                service.drain()
+            self._drained.set()  # after they have let us: whoever is refused may come again
             self._limit_drain()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

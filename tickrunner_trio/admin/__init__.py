@@ -11,8 +11,8 @@ as ``tickrunner run --admin`` does, or by any ASGI server.
 #     _board       what everybody sees, made once for all who look; _stream: how it is sent on and on
 #     _holders     who holds the locks; _cluster: what the ledger knows. Both are _asked, seldom and only while somebody
 #                  looks; _crossing: the way into Trio's loop
-#     _serving     connections on Trio, within bounds; _exchange: what is said on one, by h11. They know ASGI, and nothing of
-#                  the rest
+#     _serving     connections on Trio, within bounds; _exchange: what is said on one, by h11. They know ASGI, but
+#                  nothing of the rest
 #     _guard       the checks at the door, as ASGI middleware; _security: what they decide, pure
 #     _views       health, statistics and reports as JSON, pure; _page: the one page, and what a browser may do with it
 

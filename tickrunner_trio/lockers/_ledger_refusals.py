@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
+from ._connection import LOCKED
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 # Of SQLSTATE.
 _NO_TABLE = {"42P01", "3F000", "42703"}
 _NOT_ALLOWED = "42501"
-LOCKED = "55P03"
 _NO_ROLE = "42704"
 _NEEDED = "2BP01"
 

@@ -13,7 +13,7 @@ from psycopg import pq
 
 from .._errors import LockerConfigurationError
 from ._clock import boot_seconds
-from ._connection import Connection, texts
+from ._connection import LOCKED, Connection, texts
 from ._losses import Loss
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 
 _OLDEST_LIBPQ = 140000  # the first with a pipeline
-
-#: Of SQLSTATE: somebody else has kept a lock for too long.
-_LOCKED_OUT = b"55P03"
 
 
 def refuse_old_libpq() -> None:
@@ -101,7 +98,7 @@ class PipelinedConnection(Connection):
                 continue
             if result.status == pq.ExecStatus.PIPELINE_SYNC:
                 return rows
-            if may_fail and result.error_field(pq.DiagnosticField.SQLSTATE) == _LOCKED_OUT:
+            if may_fail and result.error_field(pq.DiagnosticField.SQLSTATE) == LOCKED.encode():
                 continue
             if result.status != pq.ExecStatus.TUPLES_OK:
                 self._fail_statement(result)

@@ -59,7 +59,7 @@ _EXCHANGE = (
     f" CASE WHEN {IS_OURS} THEN"
     " ARRAY(SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.unnest($2::pg_catalog.int8[]))) ELSE '{}' END"
 )
-SHARED = (
+_SHARED = (
     "conninfo leads to a pooler that shares the server's sessions among its clients (pool_mode transaction or "
     "statement), and with them their locks: connect to PostgreSQL directly, or to a pool in session mode"
 )
@@ -152,7 +152,7 @@ class Session:
     def _must_be_ours(self, whose: str | None) -> None:
         if whose != "ours":
             self._connection.loss = Loss.MISMATCH
-            raise LockerConfigurationError(SHARED)
+            raise LockerConfigurationError(_SHARED)
 
     def _must_be_released(self, asked: Sequence[int], said: str | None) -> None:
         if items_of(said) != ["t"] * len(asked):
@@ -210,7 +210,7 @@ class Session:
         finally:
             other.close()
         if len(ours) > 1 or len(theirs) > 1 or ours & theirs:
-            raise LockerConfigurationError(SHARED)
+            raise LockerConfigurationError(_SHARED)
 
     def _mark_as_ours(self, mark: str) -> None:
         """Set the mark, unless there is one: of another client that shares the session, which would lose it."""
@@ -219,7 +219,7 @@ class Session:
         statement = f"SELECT CASE WHEN {there_is} THEN pg_catalog.current_setting('{_MARK}', true) ELSE {mine} END"
         [found] = self._connection.ask_row(statement.encode(), columns=1, deadline=self._deadline())
         if found != mark:
-            raise LockerConfigurationError(SHARED)
+            raise LockerConfigurationError(_SHARED)
 
     def _make_settings(self) -> None:
         """Make all settings by one statement, and read them back by another, since some poolers drop them silently."""
