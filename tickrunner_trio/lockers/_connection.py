@@ -46,9 +46,6 @@ _NOT_MENDED_STATES = {
     b"42": "let the role use pg_catalog's functions for settings and advisory locks, on PostgreSQL 14 or newer",
 }
 
-#: SQLSTATE of a statement for which somebody else has kept a lock for too long.
-LOCKED = "55P03"
-
 
 class Wait(Protocol):
     """How to wait for a socket."""

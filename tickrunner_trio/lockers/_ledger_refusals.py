@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .._errors import DatabaseUnavailableError, LockerConfigurationError
-from ._connection import LOCKED
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 # Of SQLSTATE.
 _NO_TABLE = {"42P01", "3F000", "42703"}
 _NOT_ALLOWED = "42501"
+LOCKED = "55P03"  #: Somebody else has kept a lock for too long.
 _NO_ROLE = "42704"
 _NEEDED = "2BP01"
 

@@ -37,7 +37,7 @@ from ._arrays import array, items_of, quoted_item, text_array
 from ._batch import Done, lock_ids
 from ._clock import boot_seconds
 from ._ledger_lease import LedgerLease, Row
-from ._ledger_refusals import in_words_of_the_ledger
+from ._ledger_refusals import LOCKED, in_words_of_the_ledger
 from ._ledger_schema import escaped
 from ._ledger_statements import ledger_statements
 from ._ledger_watch import Seen
@@ -118,7 +118,7 @@ class LedgerSession(Session):
             statements.append(("look", [text_array(watched)]))
         named = [((_PREFIX + name).encode(), parameters) for name, parameters in statements]
         with in_words_of_the_ledger(self._connection, self._schema):
-            answers = self._connection.ask_all(named, deadline=deadline, dispensable=_REGISTER)
+            answers = self._connection.ask_all(named, deadline=deadline, forgiven=(_REGISTER, LOCKED))
         rows = dict(zip((name for name, _ in statements), answers, strict=True))
         return self._understood(batch, told, plain, asked, rows)
 

@@ -23,8 +23,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ._clock import boot_seconds
-from ._connection import LOCKED
-from ._ledger_refusals import in_words_of_the_ledger
+from ._ledger_refusals import LOCKED, in_words_of_the_ledger
 from ._short import short_connection
 
 if TYPE_CHECKING:

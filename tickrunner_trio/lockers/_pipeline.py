@@ -13,7 +13,7 @@ from psycopg import pq
 
 from .._errors import LockerConfigurationError
 from ._clock import boot_seconds
-from ._connection import LOCKED, Connection, texts
+from ._connection import Connection, texts
 from ._losses import Loss
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class PipelinedConnection(Connection):
         statements: Sequence[tuple[bytes, Sequence[bytes | None]]],
         *,
         deadline: float,
-        dispensable: bytes | None = None,
+        forgiven: tuple[bytes, str] | None = None,
     ) -> list[list[list[str | None]]]:
         """Have prepared statements executed one after the other; return the rows of each, as text.
 
@@ -53,7 +53,7 @@ class PipelinedConnection(Connection):
         Args:
             statements: the name and the parameters of each.
             deadline: until when all must be answered.
-            dispensable: the name of one that may be locked out by somebody else: then it has no rows.
+            forgiven: the name of one that may fail, and the SQLSTATE with which it may: then it has no rows.
         """
         pgconn = self._pgconn
         sent_at = boot_seconds()
@@ -66,7 +66,11 @@ class PipelinedConnection(Connection):
                 if not self._wait(self.fd, EVENT_READ | EVENT_WRITE, deadline):
                     self._too_late(sent_at, deadline)
                 pgconn.consume_input()  # a server that cannot write to us does not read from us
-            rows = [self._rows_up_to_sync(sent_at, deadline, may_fail=name == dispensable) for name, _ in statements]
+            may_fail, with_state = forgiven or (None, "")
+            rows = [
+                self._rows_up_to_sync(sent_at, deadline, forgiven=with_state if name == may_fail else "")
+                for name, _ in statements
+            ]
             pgconn.exit_pipeline_mode()
         except psycopg.Error as error:
             self._fail_midway(str(error))
@@ -85,7 +89,7 @@ class PipelinedConnection(Connection):
                     self._fail_statement(result)
         self._fail(reason)
 
-    def _rows_up_to_sync(self, sent_at: float, deadline: float, *, may_fail: bool) -> list[list[str | None]]:
+    def _rows_up_to_sync(self, sent_at: float, deadline: float, *, forgiven: str) -> list[list[str | None]]:
         pgconn = self._pgconn
         rows: list[list[str | None]] = []
         while True:
@@ -98,7 +102,7 @@ class PipelinedConnection(Connection):
                 continue
             if result.status == pq.ExecStatus.PIPELINE_SYNC:
                 return rows
-            if may_fail and result.error_field(pq.DiagnosticField.SQLSTATE) == LOCKED.encode():
+            if forgiven and result.error_field(pq.DiagnosticField.SQLSTATE) == forgiven.encode():
                 continue
             if result.status != pq.ExecStatus.TUPLES_OK:
                 self._fail_statement(result)
