@@ -65,8 +65,8 @@ async def _on_a_new_loop(trio_asyncio: ModuleType, work: Captured) -> BaseExcept
                 # Here, while the loop waits for sockets and threads, as at the end of `open_loop` it does not any more.
                 with trio.CancelScope(shield=True):
                     end = await outcome.acapture(_end_of, loop, loop.create_task(_end_the_rest(loop)))
-                if _is_interrupt(end):
-                    result = end
+                    if _is_interrupt(end):
+                        result = end
     except BaseExceptionGroup as group:
         if (exit_of_a_callback := _first_exit(group)) is None:
             raise
