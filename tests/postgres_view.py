@@ -116,8 +116,7 @@ def instead_of_the_statement(
     ) -> list[str]:
         releases, acquires = (parameter != b"{}" for parameter in parameters)
         if (releases and releasing) or (acquires and acquiring):
-            rows = connection._rows(lambda: connection._pgconn.send_query_params(statement, parameters), deadline)
-            return connection._row(rows, columns)
+            return connection._row(connection._asked(statement, parameters, deadline), columns)
         return ask_prepared(connection, name, parameters, columns=columns, deadline=deadline)
 
     patch.setattr(Connection, "ask_prepared", asked_otherwise)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -130,16 +131,16 @@ class Connection:
         self, statement: bytes, parameters: Sequence[bytes | None] | None = None, *, deadline: float
     ) -> list[list[str | None]]:
         """Return the rows of the answer to a statement, as text."""
-        return self._rows(lambda: self._pgconn.send_query_params(statement, parameters), deadline)
+        return texts(self._asked(statement, parameters, deadline))
 
     def ask_row(self, statement: bytes, *, columns: int, deadline: float) -> list[str]:
         """Return the one row of the answer to a statement; an answer of another shape is a failure like any other."""
-        return self._row(self.ask(statement, deadline=deadline), columns)
+        return self._row(self._asked(statement, None, deadline), columns)
 
     def ask_prepared(self, name: bytes, parameters: Sequence[bytes], *, columns: int, deadline: float) -> list[str]:
         """Return the one row of the answer to a prepared statement."""
-        rows = self._rows(lambda: self._pgconn.send_query_prepared(name, parameters), deadline)
-        return self._row(rows, columns)
+        send = partial(self._pgconn.send_query_prepared, name, parameters)
+        return self._row(self._complete(send, pq.ExecStatus.TUPLES_OK, deadline), columns)
 
     def begin(self, statement: bytes, *, deadline: float) -> None:
         """Send a statement; `row_if_answered` takes the answer."""
@@ -149,7 +150,7 @@ class Connection:
     def row_if_answered(self, *, columns: int, deadline: float) -> list[str] | None:
         """Return the one row of the answer to what was begun; None if it has not come by then, and may come later."""
         result = self._result(pq.ExecStatus.TUPLES_OK, deadline)
-        return None if result is None else self._row(texts(result), columns)
+        return None if result is None else self._row(result, columns)
 
     def read_unasked(self) -> None:
         """Read what came in while nothing was asked: notices, or the end of the session."""
@@ -165,14 +166,17 @@ class Connection:
         """Close the socket. The server lets the locks go as soon as it notices. Idempotent, does not block."""
         self._pgconn.finish()
 
-    def _rows(self, send: Callable[[], None], deadline: float) -> list[list[str | None]]:
-        return texts(self._complete(send, pq.ExecStatus.TUPLES_OK, deadline))
+    def _asked(self, statement: bytes, parameters: Sequence[bytes | None] | None, deadline: float) -> PGresult:
+        send = partial(self._pgconn.send_query_params, statement, parameters)
+        return self._complete(send, pq.ExecStatus.TUPLES_OK, deadline)
 
-    def _row(self, rows: list[list[str | None]], columns: int) -> list[str]:
-        row = [text for text in rows[0] if text is not None] if len(rows) == 1 else []
+    def _row(self, result: PGresult, columns: int) -> list[str]:
+        is_one = result.ntuples == 1 and result.nfields == columns
+        values = [result.get_value(0, column) for column in range(columns)] if is_one else []
+        row = [value.decode(errors="replace") for value in values if value is not None]
         if len(row) != columns:
             self.loss = Loss.STATEMENT
-            self._fail(f"the server answered with {len(rows)} rows where one of {columns} values was asked for")
+            self._fail(f"the server answered with {result.ntuples} rows where one of {columns} values was asked for")
         return row
 
     def _complete(self, send: Callable[[], None], status: pq.ExecStatus, deadline: float) -> PGresult:
