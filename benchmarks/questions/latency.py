@@ -6,17 +6,25 @@ processes or threads may wake another core, which costs more than the work. So b
 
 from __future__ import annotations
 
+import contextlib
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import trio
 
-from tickrunner_trio import Config, Outcome, PostgresLocker, Service, Tick
+from tickrunner_trio import Config, MemoryLocker, Outcome, PostgresLocker, Service, Tick
 
 from ..peers.psycopg_loop import latencies
 from ..question import OURS, Comparison, Figure, Measurement, Plot, Question, ratio
 from .locked import TimedLocker
 
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from tickrunner_trio import AdvisoryLocker
+
 LOOP, POOL = "psycopg loop", "pool and to_thread"
+CROSSING, UNPAID = "libpq in a thread, by hand", f"{OURS}, MemoryLocker"
 
 
 def question(*, quick: bool) -> Question:
@@ -26,6 +34,8 @@ def question(*, quick: bool) -> Question:
         OURS: f"{__name__}:measure",
         LOOP: "benchmarks.peers.psycopg_loop:latency",
         POOL: "benchmarks.peers.pool:latency",
+        CROSSING: "benchmarks.peers.libpq_thread:latency",
+        UNPAID: f"{__name__}:measure_without_postgres",
     }
     cores = {1: "one core", 2: "two cores"}
     return Question(
@@ -33,7 +43,7 @@ def question(*, quick: bool) -> Question:
         title="Latency of one locked tick on an idle machine",
         figures=tuple(Figure(name, 0) for name in ("p50", "p99", "p50+unlock", "p99+unlock")),
         measurements=tuple(
-            Measurement(way=f"{way}, {name}", function=function, arguments=arguments, server=True, cores=count)
+            Measurement(way=f"{way}, {name}", function=function, arguments=arguments, server=way != UNPAID, cores=count)
             for count, name in cores.items()
             for way, function in functions.items()
         ),
@@ -60,6 +70,15 @@ def question(*, quick: bool) -> Question:
             ),
             *(
                 Comparison(
+                    name=f"p50 over {way}, {name}",
+                    of=ratio("p50", f"{way}, {name}", of=f"{OURS}, {name}"),
+                    guarded=False,
+                )
+                for name in cores.values()
+                for way in (CROSSING, UNPAID)
+            ),
+            *(
+                Comparison(
                     name=f"p50 with the unlock over the {of}, {name}",
                     of=ratio("p50+unlock", f"{way}, {name}", of=f"{OURS}, {name}"),
                 )
@@ -73,6 +92,8 @@ def question(*, quick: bool) -> Question:
             "judgement; of the loop, the lock alone; of the pool, until the work is done. `+unlock`: the same to the "
             "end of the unlock. The targets hold ours to the report against the loop's and the pool's *pair* of lock "
             "and unlock, since nobody waits for our unlock; the last lines, which have no target, count it as well. "
+            "*Libpq in a thread, by hand*, is the least that a lock takes which a Trio task has from a thread, and "
+            "*MemoryLocker* what a forced tick takes without a server: together, what ours is made of at the least. "
             "Client and server are pinned to the same cores. Ticks follow one another at once: after a sleep, caches "
             "and clock rates make each way slower."
         ),
@@ -82,17 +103,27 @@ def question(*, quick: bool) -> Question:
 
 def measure(dsn: str, seconds: float) -> dict[str, float]:
     """Measure this library's."""
+    return latencies_under(PostgresLocker(dsn), seconds)
+
+
+def measure_without_postgres(seconds: float) -> dict[str, float]:
+    """Measure it on locks that cost next to nothing."""
+    return latencies_under(contextlib.nullcontext(MemoryLocker()), seconds)
+
+
+def latencies_under(opening: AbstractAsyncContextManager[AdvisoryLocker], seconds: float) -> dict[str, float]:
+    """Measure forced ticks, one after the other."""
 
     async def work(tick: Tick) -> None:
         pass
 
     async def main() -> None:
-        async with PostgresLocker(dsn) as postgres:
-            locker = TimedLocker(postgres)
+        async with opening as opened:
+            locker = TimedLocker(opened)
             service = Service(Config(name="bench", interval=60.0, locker=locker, work=work))
             for _ in range(200):
                 await service.tick()
-            locker.reported_at.clear()
+            locker.clear()
             end = perf_counter() + seconds
             while (began := perf_counter()) < end:
                 report = await service.tick()

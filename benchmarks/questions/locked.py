@@ -6,7 +6,7 @@ Ours are real services under a `Supervisor`, in two situations:
   from that common slot through gate, lock, work and judgement to the last of the 1,000 reports. Jitter would
   spread the slots, so the draw is replaced by one that leads every service to the same first slot; all the rest is the
   code that runs everywhere. When the reports are there the locks are still held, whereas a pair of the loop has been
-  unlocked: so the same is taken to the last unlock too.
+  unlocked: so the same is taken to the last unlock too. The figures beside say where the time goes.
 * *Always due*: the interval is shorter than any tick, so a service is due again when its lock is free. Nothing hides
   here: each tick's lock and unlock fall into the time, as with the peers.
 """
@@ -14,6 +14,7 @@ Ours are real services under a `Supervisor`, in two situations:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import statistics
 from time import perf_counter
@@ -45,6 +46,9 @@ ALWAYS = f"{OURS}, always due"
 UNLOCKED = f"{OURS}, to the last unlock"
 UNPAID = f"{OURS}, MemoryLocker"
 
+#: Where the time of a slot goes, one after the other, in milliseconds.
+PARTS = ("waking", "asking", "answer", "working")
+
 
 def question(*, quick: bool) -> Question:
     """Ask it."""
@@ -52,7 +56,7 @@ def question(*, quick: bool) -> Question:
     return Question(
         key="locked",
         title="Locked ticks per second, 1,000 services due at once, real PostgreSQL",
-        figures=(Figure("per_second", 0),),
+        figures=(Figure("per_second", 0), *(Figure(part) for part in PARTS)),
         measurements=(
             Measurement(
                 way=OURS,
@@ -117,17 +121,22 @@ def question(*, quick: bool) -> Question:
             "`tickrunner_trio`: from a slot that all 1,000 services share to the last report; the locks are let go "
             "after it. *To the last unlock* and *always due* (each service is due again as soon as it is unlocked) "
             "include the unlocks, as the peers do: they are the lower bound of what one may promise. *MemoryLocker* "
-            "is the slot without a server: what the ticks themselves take, so the upper bound of any locker."
+            "is the slot without a server: what the ticks themselves take, so the upper bound of any locker. "
+            "Milliseconds of one slot: *waking*, from the slot to the first question for a lock; *asking*, to the last "
+            "of the 1,000 questions; *answer*, to the first work: all that PostgreSQL and the session's thread add; "
+            "*working*, to the last report."
         ),
         plot=Plot("locked", "Locked ticks or jobs per second (more is better)", ("per_second",), is_logarithmic=True),
     )
 
 
 class TimedLocker:
-    """A locker that takes down when what runs under each lock is done, and when each lock is let go."""
+    """A locker that takes down when each lock is asked for, had, and let go, and when what runs under it is done."""
 
     def __init__(self, locker: AdvisoryLocker) -> None:
         self._locker = locker
+        self.asked_at: list[float] = []
+        self.had_at: list[float] = []
         self.reported_at: list[float] = []
         self.unlocked_at: list[float] = []
 
@@ -135,12 +144,19 @@ class TimedLocker:
         """See `AdvisoryLocker.with_advisory_lock`."""
 
         async def timed(lease: Lease) -> None:
+            self.had_at.append(perf_counter())
             await fn(lease)  # with cadence "replica", and for a forced tick, its last act is the report
             self.reported_at.append(perf_counter())
 
+        self.asked_at.append(perf_counter())
         had = await self._locker.with_advisory_lock(lock_id, timed)
         self.unlocked_at.append(perf_counter())
         return had
+
+    def clear(self) -> None:
+        """Forget all."""
+        for times in (self.asked_at, self.had_at, self.reported_at, self.unlocked_at):
+            times.clear()
 
 
 def services(locker: AdvisoryLocker, interval: float, counter: Counter) -> list[Service]:
@@ -157,26 +173,26 @@ def services(locker: AdvisoryLocker, interval: float, counter: Counter) -> list[
 
 def measure_slots(dsn: str, slots: int) -> dict[str, dict[str, float]]:
     """Measure so many slots on PostgreSQL, after one that warms up."""
-    to_report, to_unlock = per_second(PostgresLocker(dsn), slots)
-    return {OURS: {"per_second": to_report}, UNLOCKED: {"per_second": to_unlock}}
+    to_report, to_unlock, parts = slots_of(PostgresLocker(dsn), slots)
+    return {OURS: {"per_second": to_report, **parts}, UNLOCKED: {"per_second": to_unlock}}
 
 
 def measure_slots_without_postgres(slots: int) -> dict[str, float]:
     """Measure so many slots on locks that cost next to nothing, after one that warms up."""
-    return {"per_second": per_second(contextlib.nullcontext(MemoryLocker()), slots)[0]}
+    return {"per_second": slots_of(contextlib.nullcontext(MemoryLocker()), slots)[0]}
 
 
-def per_second(opening: AbstractAsyncContextManager[AdvisoryLocker], slots: int) -> tuple[float, float]:
-    """Return how many ticks there are in a second to the last report, and to the last unlock."""
+def slots_of(opening: AbstractAsyncContextManager[AdvisoryLocker], slots: int) -> tuple[float, float, dict[str, float]]:
+    """Return how many ticks there are in a second to the last report, and to the last unlock; and the parts."""
     counter = Counter()
     first_slot = 0.0
 
-    async def main() -> tuple[list[float], list[float]]:
+    async def main() -> list[list[float]]:
         nonlocal first_slot
         async with opening as opened:
             locker = TimedLocker(opened)
             supervisor = Supervisor(services(locker, INTERVAL, counter))
-            to_report, to_unlock = [], []
+            seconds = list[list[float]]()
             clock_offset = perf_counter() - trio.current_time()
             first_slot = trio.current_time() + INTERVAL / 2
             async with trio.open_nursery() as nursery:
@@ -187,20 +203,23 @@ def per_second(opening: AbstractAsyncContextManager[AdvisoryLocker], slots: int)
                     if len(locker.unlocked_at) != SERVICES:
                         raise AssertionError(f"{len(locker.unlocked_at)} ticks of {SERVICES} in one slot")
                     if number:
-                        to_report.append(max(locker.reported_at) - clock_offset - slot)
-                        to_unlock.append(max(locker.unlocked_at) - clock_offset - slot)
-                    locker.reported_at.clear()
-                    locker.unlocked_at.clear()
+                        asked, had, done = locker.asked_at, locker.had_at, max(locker.reported_at)
+                        began = slot + clock_offset
+                        ends = [min(asked), max(asked), min(had), done]
+                        parts = [end - start for start, end in itertools.pairwise([began, *ends])]
+                        seconds.append([done - began, max(locker.unlocked_at) - began, *parts])
+                    locker.clear()
                 supervisor.drain()
-        return to_report, to_unlock
+        return seconds
 
     def draw() -> float:
         """Draw the jitter that leads to the common slot: the draw is multiplied by half an interval."""
         return (first_slot - trio.current_time()) / (INTERVAL / 2)
 
     with mock.patch.object(random, "random", draw):
-        to_report, to_unlock = trio.run(main)
-    return SERVICES / statistics.median(to_report), SERVICES / statistics.median(to_unlock)
+        to_report, to_unlock, *parts = (statistics.median(each) for each in zip(*trio.run(main), strict=True))
+    in_ms = {name: part * 1e3 for name, part in zip(PARTS, parts, strict=True)}
+    return SERVICES / to_report, SERVICES / to_unlock, in_ms
 
 
 def measure_always_due(dsn: str, seconds: float) -> dict[str, float]:
