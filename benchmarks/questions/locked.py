@@ -61,7 +61,7 @@ def question(*, quick: bool) -> Question:
             Measurement(
                 way=OURS,
                 function=f"{__name__}:measure_slots",
-                arguments={"slots": 2 if quick else 5},
+                arguments={"slots": 2 if quick else 3},
                 several=True,
                 server=True,
             ),
@@ -82,13 +82,13 @@ def question(*, quick: bool) -> Question:
             Measurement(
                 way=PROCRASTINATE,
                 function="benchmarks.peers.procrastinate_jobs:rate",
-                arguments={"jobs": 300 if quick else 500},
+                arguments={"jobs": 300},
                 server=True,
             ),
             Measurement(
                 way=FOUR,
                 function="benchmarks.peers.apscheduler4:rate",
-                arguments={"jobs": 100 if quick else 300},
+                arguments={"jobs": 100 if quick else 200},
                 peer="apscheduler4",
                 server=True,
             ),
