@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import trio
@@ -61,6 +61,28 @@ async def test_a_terminated_session_cancels_the_work_and_a_new_one_serves_by_its
             await locker.with_advisory_lock(5, work)
         await works_again(locker)
     assert ended == ["cancelled"]
+
+
+def test_the_thread_of_a_locker_that_was_never_left_ends_when_there_is_no_trio_run_to_tell_any_more(dsn: str) -> None:
+    locker = PostgresLocker(dsn)
+    is_over = threading.Event()
+
+    async def enter() -> None:
+        await locker.__aenter__()
+        thread = locker._thread
+        assert thread is not None
+        in_trio = thread._in_trio
+
+        def afterwards(*call: Any) -> None:
+            is_over.wait(10)
+            in_trio(*call)
+
+        thread._in_trio = afterwards
+
+    trio.run(enter)
+    is_over.set()
+    assert locker._thread is not None
+    assert locker._thread.join(10)
 
 
 async def test_every_lock_of_a_lost_session_is_lost(dsn: str) -> None:
