@@ -626,6 +626,24 @@ def test_work_that_awaits_a_tick_of_its_own_service_is_told_so_instead_of_hangin
     assert "its own service" in subject.health().last_error
 
 
+def test_a_run_that_was_started_just_before_executes_the_forced_tick() -> None:
+    executed_by: list[object] = []
+
+    async def work(tick: Tick) -> None:
+        executed_by.append(trio.lowlevel.current_task())
+
+    async def main() -> None:
+        subject = service(work)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subject.run)
+            await subject.tick()
+            subject.drain()
+        assert len(executed_by) == 1
+        assert executed_by[0] is not trio.lowlevel.current_task()
+
+    virtually(main)
+
+
 @pytest.mark.usefixtures("no_jitter")
 def test_forced_ticks_without_end_do_not_starve_the_slots() -> None:
     work = Diary(1)

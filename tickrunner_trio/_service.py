@@ -293,7 +293,7 @@ class Service:
         """
         check_in_trio("Service.tick")
         self._check_in_its_run("tick()", from_elsewhere="trio.from_thread.run(service.tick, trio_token=trio_token)")
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()  # a `run` that was started before this is active from here on, and executes it
         if self._run_task is trio.lowlevel.current_task():
             raise RuntimeError(
                 f"the work of {self.name} awaits a tick of its own service, which would wait for that work for ever: "
