@@ -281,8 +281,9 @@ class Service:
         It goes through the gate and the lock like any other tick and shifts no schedule; where the locker keeps a
         ledger, its success counts as the interval's run, and a paused service is GATED. While `run` is active, the
         task of `run` executes it, after the tick in flight, and under the service's own hold if it has one; calls
-        queue. Without `run`, it runs in the caller's task, and lets the lock go at once. On a drained service, and
-        when the service is drained before the work has begun, the report says CANCELLED.
+        queue. Without `run`, it runs in the caller's task, and lets the lock go at once; to be sure of a `run` that
+        the caller itself has begun, begin it by ``await nursery.start(service.run)``. On a drained service, and when
+        the service is drained before the work has begun, the report says CANCELLED.
 
         Raises:
             RuntimeError: called by the work of this very service, in the task that would have to execute it. From
@@ -293,7 +294,7 @@ class Service:
         """
         check_in_trio("Service.tick")
         self._check_in_its_run("tick()", from_elsewhere="trio.from_thread.run(service.tick, trio_token=trio_token)")
-        await trio.lowlevel.checkpoint()  # a `run` that was started before this is active from here on, and executes it
+        await trio.lowlevel.checkpoint()  # a `run` that was started beside the caller's task has begun by then
         if self._run_task is trio.lowlevel.current_task():
             raise RuntimeError(
                 f"the work of {self.name} awaits a tick of its own service, which would wait for that work for ever: "
