@@ -19,7 +19,7 @@ import trio
 
 from tickrunner_trio import MemoryLocker, Outcome
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 # Below the line that makes them importable.
