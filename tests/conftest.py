@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -34,6 +35,11 @@ hypothesis.settings.register_profile(
     suppress_health_check=(hypothesis.HealthCheck.too_slow,),
 )
 hypothesis.settings.load_profile("ci" if IN_CI else "dev")
+
+# A shell without job control lets what it starts in the background ignore Ctrl-C, and so would all that tests start:
+# those that send one would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------
