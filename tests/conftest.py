@@ -38,8 +38,7 @@ hypothesis.settings.load_profile("ci" if IN_CI else "dev")
 
 # A shell without job control lets what it starts in the background ignore Ctrl-C, and so would all that tests start:
 # those that send one would wait for ever.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------
