@@ -86,7 +86,7 @@ def dashboards(session: nox.Session) -> None:
 
 @nox.session
 def kit(session: nox.Session) -> None:
-    """Show that what users test with finds bugs, by hundreds of them, and kill the example. Takes pytest's options."""
+    """Show that what users test with finds hundreds of planted bugs; kill the example. Takes pytest's options."""
     install(session, "test", extras=ALL)
     session.run("pytest", *PARALLEL, "tests/kit", *session.posargs)
 

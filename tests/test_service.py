@@ -626,7 +626,7 @@ def test_work_that_awaits_a_tick_of_its_own_service_is_told_so_instead_of_hangin
     assert "its own service" in subject.health().last_error
 
 
-def test_a_run_that_was_started_just_before_executes_the_tick_of_a_task_started_beside_it() -> None:
+def test_a_run_executes_the_tick_of_a_task_that_was_started_beside_it() -> None:
     executed_by: list[object] = []
     running: list[object] = []
 
@@ -652,6 +652,23 @@ def test_a_run_that_was_started_just_before_executes_the_tick_of_a_task_started_
         virtually(main)
     assert executed_by == running
     assert len(executed_by) == 20
+
+
+def test_a_run_whose_start_was_awaited_executes_the_tick_that_follows() -> None:
+    async def work(tick: Tick) -> None:
+        assert trio.lowlevel.current_task() in nursery.child_tasks
+
+    async def main() -> None:
+        nonlocal nursery
+        subject = service(work)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subject.run)
+            assert (await subject.tick()).outcome is Outcome.SUCCESS
+            subject.drain()
+
+    nursery: trio.Nursery
+    for _ in range(20):  # as above
+        virtually(main)
 
 
 @pytest.mark.usefixtures("no_jitter")
