@@ -22,6 +22,8 @@ from tickrunner_trio._alarm import Alarm, _timers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tickrunner_trio._due_queue import DueQueue
+
 
 async def sleeper(alarm: Alarm, *deadlines: float, woken: Callable[[float], Any]) -> None:
     for deadline in deadlines:
@@ -164,7 +166,7 @@ def test_alarms_that_sleep_no_more_do_not_pile_up_before_their_time() -> None:
             for _ in range(1000):
                 with trio.move_on_after(1):
                     await Alarm().sleep_until(1e9)
-            assert len(_timers.get()._heap) < 200
+            assert _timers.get()._queue.size < 200
             await trio.sleep_until(2e9)
             await wait_all_tasks_blocked()
             assert not keeper.is_asleep, "what was swept out still slept"
@@ -178,6 +180,10 @@ def test_each_trio_run_has_a_timer_of_its_own() -> None:
         return trio.current_time()
 
     assert [virtually(main), virtually(main)] == [7, 7]
+
+
+def entries_of(queue: DueQueue[Alarm]) -> list[tuple[float, Alarm]]:
+    return [(at, alarm) for part in (queue._heap, *queue._parts.values()) for at, _, alarm in part]
 
 
 @dataclass
@@ -207,7 +213,7 @@ class Crowd:
     def check(self) -> None:
         """Invariants 2 and 3 of the module."""
         timer = _timers.get()
-        entries = [(at, alarm) for at, _, alarm in timer._heap]
+        entries = entries_of(timer._queue)
         assert timer._sleeps_until <= min(at for at, _ in entries)
         asleep = [alarm for alarm in self.alarms if alarm.is_asleep]
         assert asleep

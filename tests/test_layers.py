@@ -20,7 +20,7 @@ MODULES = {
     "abc": ["abc", "_errors", "_on_demand"],
     "pure": [
         *("_config", "_outcome", "_schedule", "_health", "_statistics", "_lock_ids", "_version", "lockers._timing"),
-        *("_callables", "_cluster_health", "_dueness", "lockers._ledger_schema", "lockers._deadline"),
+        *("_callables", "_cluster_health", "_due_queue", "_dueness", "lockers._ledger_schema", "lockers._deadline"),
         "lockers._backoff",
     ],
     "observing": ["_audit", "_surroundings", "_trio_run", "_utc", "_telemetry*"],

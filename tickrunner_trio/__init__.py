@@ -22,9 +22,10 @@
 #     observing    _audit (request id, component loggers); _utc (Trio's clock as UTC); _trio_run (who calls from
 #                  elsewhere); _surroundings (what simulations replace); _telemetry/ (the only importer of
 #                  opentelemetry: spans, and integers that exporters read)
-#     pure         _config, _callables, _outcome, _schedule, _dueness (when a ledger says a service is due), _health,
-#                  _cluster_health, _statistics, _lock_ids, _version; of lockers/ _timing and _deadline (of the lease),
-#                  _backoff and _ledger_schema (its tables): no await, no I/O, time comes in as an argument
+#     pure         _config, _callables, _outcome, _schedule, _due_queue (whose sleep ends when), _dueness (when a ledger
+#                  says a service is due), _health, _cluster_health, _statistics, _lock_ids, _version; of lockers/
+#                  _timing and _deadline (of the lease), _backoff and _ledger_schema (its tables): no await, no I/O,
+#                  time comes in as an argument
 #     abc          abc (what others implement), _errors, _on_demand (how a package finds the last names below)
 #
 #     _local_postgres, its _postgres_keeper and _postgres_binaries stand alone: a throw-away server for demo and

@@ -2,7 +2,7 @@
 
 ::
 
-    Alarm.sleep_until(t):  park the task, put t into ---> the heap of the run <--- sleeps until the earliest: the timer
+    Alarm.sleep_until(t):  park the task, put t into --> the queue of the run <--- sleeps until the earliest: the timer
     the timer, at t; or `wake`; or a cancellation  ---> the task goes on                 (a system task, one per run)
 
 A deadline of Trio's own costs a cancel scope per sleep, and at its end an exception that is raised and caught: with
@@ -12,20 +12,20 @@ lateness``).
 Invariants:
 
 1. A sleeper goes on at its time or later, or earlier by `wake` or a cancellation, and each time for one reason only.
-2. Of each alarm one entry of the heap counts, that at ``queued_at``, which is never later than its deadline. What else
-   is there is left from a sleep that ended early, and is swept out before it is half of the heap.
+2. Of each alarm one entry of the queue counts, that at ``queued_at``, which is never later than its deadline. What else
+   is there is left from a sleep that ended early, and is swept out before it is half of the queue.
 3. The timer's own deadline is never later than the earliest entry.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 
 import trio
 
-#: A heap of fewer entries is not worth sweeping.
+from ._due_queue import DueQueue
+
+#: A queue of fewer entries is not worth sweeping.
 _FEW = 64
 
 
@@ -68,21 +68,21 @@ class Alarm:
 
 
 class _Timer:
-    """The heap and the task that sleeps until its first entry."""
+    """The queue and the task that sleeps until its first entry."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Alarm]] = []
-        self._order = itertools.count()  # of two alarms at the same time, which no comparison could tell apart
+        self._queue: DueQueue[Alarm] = DueQueue()
         self._sweep_at = _FEW
         self._sleep = trio.CancelScope()
         self._sleeps_until = math.inf
 
     def queue(self, alarm: Alarm, at: float) -> None:
         """Wake the alarm's sleeper at that time."""
-        if len(self._heap) >= self._sweep_at:
-            self._sweep()
+        if self._queue.size >= self._sweep_at:
+            self._queue.keep(_counts)
+            self._sweep_at = max(_FEW, 2 * self._queue.size)
         alarm.queued_at = at
-        heapq.heappush(self._heap, (at, next(self._order), alarm))
+        self._queue.put(at, alarm)
         if at < self._sleeps_until:  # to set a deadline takes ten times as long as this
             self._sleeps_until = self._sleep.deadline = at
 
@@ -93,12 +93,11 @@ class _Timer:
                 await trio.sleep_forever()
             self._sleeps_until = -math.inf
             self._wake_who_is_due(trio.current_time())
-            self._sleeps_until = self._heap[0][0] if self._heap else math.inf
+            self._sleeps_until = self._queue.first_at()
             self._sleep = trio.CancelScope(deadline=self._sleeps_until)
 
     def _wake_who_is_due(self, now: float) -> None:
-        while self._heap and self._heap[0][0] <= now:
-            at, _, alarm = heapq.heappop(self._heap)
+        for at, alarm in self._queue.take_due(now):
             if at != alarm.queued_at:
                 continue
             alarm.queued_at = math.inf
@@ -107,18 +106,14 @@ class _Timer:
             elif alarm.is_asleep:  # for the second time since the entry was made
                 self.queue(alarm, alarm.deadline)
 
-    def _sweep(self) -> None:
-        kept: list[tuple[float, int, Alarm]] = []
-        for entry in self._heap:
-            at, _, alarm = entry
-            if at == alarm.queued_at:
-                if alarm.is_asleep:
-                    kept.append(entry)
-                else:
-                    alarm.queued_at = math.inf
-        heapq.heapify(kept)
-        self._heap = kept
-        self._sweep_at = max(_FEW, 2 * len(kept))
+
+def _counts(at: float, alarm: Alarm) -> bool:
+    """Whether the entry is needed; if it was the one that counts, its alarm has none any more."""
+    if at != alarm.queued_at:
+        return False
+    if not alarm.is_asleep:
+        alarm.queued_at = math.inf
+    return alarm.is_asleep
 
 
 _timers: trio.lowlevel.RunVar[_Timer] = trio.lowlevel.RunVar("tickrunner_trio.timer")
