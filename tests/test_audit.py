@@ -16,7 +16,7 @@ import trio
 from scripted import service, virtually
 
 from tickrunner_trio import MemoryLocker, Outcome, Tick, TickContextFilter, component_logger, request_id
-from tickrunner_trio._audit import log_safely, new_request_id, set_request_id
+from tickrunner_trio._audit import current_request_id, log_safely, new_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,9 +51,9 @@ def kept() -> Any:
 @contextlib.contextmanager
 def request_id_set_to(value: str) -> Iterator[None]:
     before = request_id()
-    set_request_id(value)
+    current_request_id.set(value)
     yield
-    set_request_id(before)
+    current_request_id.set(before)
 
 
 # The request id.

@@ -25,7 +25,7 @@ def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def utc(trio_time: float) -> datetime:
-    return utc_at(trio_time, utc_offset())
+    return utc_at(trio_time, utc_offset(trio.lowlevel.current_clock()))
 
 
 async def take_three_seconds(tick: Tick) -> None:
@@ -192,5 +192,5 @@ def test_work_that_is_judged_while_another_thread_looks_breaks_no_snapshot() -> 
             return said
 
     sweep = service(take_three_seconds)
-    sweep._under_way.append(JudgedWhileSomebodyLooks())  # type: ignore[arg-type]
+    sweep._shared.under_way.append(JudgedWhileSomebodyLooks())  # type: ignore[arg-type]
     assert sweep.statistics().working_since == utc_at(1.0, 0.0)

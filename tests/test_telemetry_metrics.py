@@ -174,6 +174,17 @@ def test_a_gate_shows_what_it_last_said_and_nothing_before_it_was_asked(meters: 
     assert seen == [None, 0, 1]
 
 
+def test_a_hook_finds_its_tick_counted_and_timed(meters: MemoryMetrics) -> None:
+    seen: list[tuple[Any, Any]] = []
+
+    def on_error(_error: BaseException) -> None:
+        shown = meters.of("sweep")
+        seen.append((shown["ticks"]["failed"], shown["tick.duration"]))
+
+    virtually(service(fails, telemetry=meters.providers, on_error=on_error).tick)
+    assert seen == [(1, {"failed": (1, 1.0)})]
+
+
 def test_a_forced_tick_counts_and_has_no_lateness(meters: MemoryMetrics) -> None:
     sweep = service(one_second, telemetry=meters.providers)
     virtually(sweep.tick)
@@ -473,6 +484,37 @@ second = service(work, name="second", telemetry={"meter_provider": proxy})
 )
 def test_the_global_provider_serves_whenever_it_is_set(program: str) -> None:
     assert run_alone(GLOBAL.format(program)) == (0, "")
+
+
+WITHOUT_SDK = """
+from opentelemetry import metrics
+from tickrunner_trio._telemetry._times import MOST_WAITING, Times
+from tickrunner_trio.testing._memory_telemetry import MemoryMetrics
+from scripted import service, virtually
+
+async def work(tick): pass
+
+def counted(self, *arguments):
+    global recorded
+    recorded += 1
+    record(self, *arguments)
+
+record, Times._record, recorded = Times._record, counted, 0
+sweep = service(work)
+for _ in range(3 * MOST_WAITING):
+    virtually(sweep.tick)
+assert recorded == 0, recorded
+meters = MemoryMetrics()
+metrics.set_meter_provider(meters.provider)
+for _ in range(MOST_WAITING):
+    virtually(sweep.tick)
+assert recorded == MOST_WAITING, recorded
+assert meters.of("sweep")["tick.duration"]["success"][0] == MOST_WAITING
+"""
+
+
+def test_without_an_sdk_no_time_is_recorded_and_each_is_once_there_is_one() -> None:
+    assert run_alone(WITHOUT_SDK) == (0, "")
 
 
 INTERRUPTED = """

@@ -29,18 +29,20 @@ def test_on_another_clock_the_offset_is_taken_once_in_a_run_so_that_only_virtual
     async def main() -> None:
         wall(1_000_000.0)
         await trio.sleep(100)
-        assert utc_offset() == 1_000_000 - 100
+        assert utc_offset(trio.lowlevel.current_clock()) == 1_000_000 - 100
         wall(5_000_000.0)
         await trio.sleep(3600)
-        assert utc_offset() == 1_000_000 - 100
-        assert utc_at(trio.current_time(), utc_offset()) == datetime.fromtimestamp(1_003_600, UTC)
+        assert utc_offset(trio.lowlevel.current_clock()) == 1_000_000 - 100
+        assert utc_at(trio.current_time(), utc_offset(trio.lowlevel.current_clock())) == datetime.fromtimestamp(
+            1_003_600, UTC
+        )
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 def test_each_run_takes_an_offset_of_its_own(wall: Any) -> None:
     async def main() -> float:
-        return utc_offset()
+        return utc_offset(trio.lowlevel.current_clock())
 
     wall(1000.0)
     assert trio.run(main, clock=MockClock()) == 1000
@@ -51,9 +53,9 @@ def test_each_run_takes_an_offset_of_its_own(wall: Any) -> None:
 def test_on_the_real_clock_the_offset_is_taken_afresh_so_that_a_clock_that_was_set_shows(wall: Any) -> None:
     async def main() -> tuple[float, float]:
         wall(1_000_000.0)
-        first = utc_offset()
+        first = utc_offset(trio.lowlevel.current_clock())
         wall(1_000_000.0 + 86400)
-        return first, utc_offset()
+        return first, utc_offset(trio.lowlevel.current_clock())
 
     first, second = trio.run(main)
     # Some real time has passed between the two.
@@ -63,7 +65,7 @@ def test_on_the_real_clock_the_offset_is_taken_afresh_so_that_a_clock_that_was_s
 def test_on_the_real_clock_utc_is_the_wall_clock() -> None:
     async def main() -> None:
         before = datetime.now(UTC)
-        at = utc_at(trio.current_time(), utc_offset())
+        at = utc_at(trio.current_time(), utc_offset(trio.lowlevel.current_clock()))
         assert before - timedelta(milliseconds=1) <= at <= datetime.now(UTC) + timedelta(milliseconds=1)
 
     trio.run(main)

@@ -20,11 +20,11 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import trio
 
-from ._audit import log_safely, new_request_id, request_id, set_request_id
+from ._audit import current_request_id, log_safely, new_request_id
 from ._errors import DatabaseUnavailableError, LockLostError, ServicePausedError
 from ._outcome import Outcome, TickReport, judge, late_tick
 from ._reporting import call_plain
@@ -34,6 +34,8 @@ from ._watching import lost_for, watch
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trio.abc import Clock
+
     from ._config import Config, Logger
     from ._ledgered import LedgerTurn
     from ._outcome import Tick
@@ -42,15 +44,18 @@ if TYPE_CHECKING:
     from .abc import Lease
 
 
-class Shared(NamedTuple):
-    """What all attempts of a service have in common."""
+class Shared:
+    """What all attempts of a service have in common. No tuple with names: to read of one takes three times as long."""
 
-    config: Config
-    lock_id: int  #: The lock under which the work runs.
-    log: Logger
-    meter: ServiceMeter
-    tracer: ServiceTracer
-    under_way: list[Attempt]  #: Those that run now: one, or two.
+    __slots__ = ("config", "lock_id", "log", "meter", "tracer", "under_way")
+
+    def __init__(self, config: Config, lock_id: int, log: Logger, meter: ServiceMeter, tracer: ServiceTracer) -> None:
+        self.config = config
+        self.lock_id = lock_id  #: The lock under which the work runs.
+        self.log = log
+        self.meter = meter
+        self.tracer = tracer
+        self.under_way = list[Attempt]()  #: Those that run now: one, or two.
 
 
 class Attempt:
@@ -62,6 +67,7 @@ class Attempt:
         number: counts the attempts of the service from 1.
         scheduled_at: the slot, in seconds of Trio's clock.
         forced: whether `Service.tick` asked for it.
+        clock: of the Trio run in which it runs.
         approach: a scope around `run` or `run_under`; cancelled if the attempt is dropped. None: it waits for nothing
             before its work begins, so that there is nothing to cancel.
         publish: told what came of the attempt, once; it must not raise.
@@ -71,7 +77,6 @@ class Attempt:
     __slots__ = (
         "_approach",
         "_asked_at",
-        "_asked_for",
         "_dropped",
         "_has_own_lock",
         "_number",
@@ -81,6 +86,8 @@ class Attempt:
         "_span",
         "_then",
         "_work",
+        "asked_for",
+        "clock",
         "epoch",
         "error",
         "forced",
@@ -94,6 +101,12 @@ class Attempt:
         "work_began",
     )
 
+    # Set when they are known first; to set them before takes half a microsecond.
+    _asked_at: float  #: When the gate was open, and the locker was asked.
+    _has_own_lock: bool  #: Or it asks for one; False: it runs under one that is held already.
+    _then: Callable[[Attempt, Lease], Awaitable[None]] | None  #: What is done under the lock after the report.
+    judged_at: float  #: Seconds of Trio's clock.
+
     def __init__(
         self,
         shared: Shared,
@@ -102,22 +115,21 @@ class Attempt:
         number: int,
         scheduled_at: float,
         forced: bool,
+        clock: Clock,
         approach: trio.CancelScope | None,
         publish: Callable[[Attempt, Outcome], None],
         turn: LedgerTurn | None = None,
     ) -> None:
         self._shared = shared
         self._work = work
+        self.clock = clock  # to ask Trio for the time is two calls more, at each of the times of a tick
         self._number = number
         self._approach = approach
         self._publish = publish
-        self._then: Callable[[Attempt, Lease], Awaitable[None]] | None = None
         self._span: TickSpan | None = None
         self._dropped = False
-        self._has_own_lock = True  #: Or it asks for one; False: it runs under one that is held already.
-        self._asked_at = scheduled_at  #: When the gate was open, and the locker was asked.
-        self._asked_for: float | None = None  #: Seconds from then to the work's start, or to the refusal.
-        self.utc_offset = utc_offset()
+        self.asked_for: float | None = None  #: Seconds from then to the work's start, or to the refusal.
+        self.utc_offset = utc_offset(clock)
         self.request_id = new_request_id()
         self.scheduled_at = scheduled_at
         self.started_at = scheduled_at  #: Seconds of Trio's clock; set when the attempt begins, and when its work does.
@@ -127,7 +139,6 @@ class Attempt:
         self.epoch: int | None = None  #: Of the lease under which the work began.
         self.outcome: Outcome | None = None  #: None until it is judged, as is what follows.
         self.error: BaseException | None = None
-        self.judged_at = scheduled_at  #: Seconds of Trio's clock.
         self._report: TickReport | None = None
 
     async def run(self, then: Callable[[Attempt, Lease], Awaitable[None]] | None = None) -> None:
@@ -137,11 +148,11 @@ class Attempt:
         lock has been let go. That of ``approach`` does, too.
         """
         shared = self._shared
-        self._then = then
-        before = request_id()
+        self._has_own_lock, self._then = True, then
+        before = current_request_id.get()
         shared.under_way.append(self)
         try:
-            set_request_id(self.request_id)
+            current_request_id.set(self.request_id)
             if not self._gate_is_open():
                 return
             had: object = None
@@ -154,7 +165,7 @@ class Attempt:
             except BaseException as raised:  # noqa: ASYNC103 - raised again below, after the report
                 error = raised
             if self.outcome is None and (had is False or isinstance(error, Exception)):
-                self._asked_for = trio.current_time() - self._asked_at
+                self.asked_for = self.clock.current_time() - self._asked_at
             if error is not None:
                 self._locker_raised(error)
                 _raise_what_ends_more(error)
@@ -162,20 +173,20 @@ class Attempt:
                 self._work_did_not_run(had)
         finally:
             error = None  # whose traceback has this frame in it: only the garbage collector would end that circle
-            set_request_id(before)
+            current_request_id.set(before)
             shared.under_way.remove(self)
 
     async def run_under(self, lease: Lease) -> None:
         """Take the tick from the gate to its report under a lock that is held already."""
-        self._has_own_lock = False
-        before = request_id()
+        self._has_own_lock, self._then = False, None
+        before = current_request_id.get()
         self._shared.under_way.append(self)
         try:
-            set_request_id(self.request_id)
+            current_request_id.set(self.request_id)
             if self._gate_is_open():
                 await self._work_under(lease)
         finally:
-            set_request_id(before)
+            current_request_id.set(before)
             self._shared.under_way.remove(self)
 
     @property
@@ -196,11 +207,11 @@ class Attempt:
 
     def report_dropped(self) -> None:
         """Report CANCELLED for an attempt that will not be run."""
-        self.started_at = max(self.scheduled_at, trio.current_time())
+        self.started_at = max(self.scheduled_at, self.clock.current_time())
         self._judged(Outcome.CANCELLED)
 
     def _gate_is_open(self) -> bool:
-        self.started_at = self._asked_at = trio.current_time()
+        self.started_at = self._asked_at = self.clock.current_time()
         should_run = self._shared.config.should_run
         if should_run is None:
             return True
@@ -214,7 +225,7 @@ class Attempt:
                 return False  # noqa: ASYNC104 - a plain function raises no cancellation
             raise
         meter.gate_said(is_open=is_open)
-        self._asked_at = trio.current_time()
+        self._asked_at = self.clock.current_time()
         if not is_open:
             self._judged(Outcome.GATED)
         elif self._dropped:  # by the gate itself
@@ -231,9 +242,9 @@ class Attempt:
                 "the locker called fn a second time, or too late: with_advisory_lock runs it at most once"
             )
         shared, epoch = self._shared, lease.epoch
-        self.started_at = started_at = trio.current_time()
+        self.started_at = started_at = self.clock.current_time()
         if self._has_own_lock:
-            self._asked_for = started_at - self._asked_at
+            self.asked_for = started_at - self._asked_at
             shared.meter.lock_was_had(lease)
         try:
             # Either may have come in the moment of the grant, and a cancellation reaches no work before it checkpoints.
@@ -252,7 +263,7 @@ class Attempt:
                 try:
                     # In here, because Ctrl-C may come in a span processor as well: as one in the work.
                     self._span = shared.tracer.begin(
-                        self._work, self.request_id, self._number, lateness=self._lateness(), epoch=epoch
+                        self._work, self.request_id, self._number, lateness=self.lateness, epoch=epoch
                     )
                     # Nothing here keeps the tick: it would last as long as the hold.
                     if scope is None:
@@ -265,11 +276,11 @@ class Attempt:
                 self._judge(lease, scope, error)
                 error = None  # as in `run`
             if self._then is not None:
-                set_request_id(None)
+                current_request_id.set(None)
                 try:
                     await self._then(self, lease)
                 finally:
-                    set_request_id(self.request_id)
+                    current_request_id.set(self.request_id)
         finally:
             if self._has_own_lock:
                 shared.meter.lock_was_let_go(lease)
@@ -306,7 +317,7 @@ class Attempt:
         if outcome is Outcome.LOCK_LOST:
             lost_seconds = stopped_after = lost_for(lease)
         elif outcome is Outcome.TIMED_OUT and scope is not None:
-            stopped_after = trio.current_time() - scope.deadline
+            stopped_after = self.clock.current_time() - scope.deadline
         self._judged(outcome, self._error_for(outcome, error, stopped_after), lost_for=lost_seconds)
         if error is not None:
             _raise_what_ends_more(error)
@@ -371,7 +382,9 @@ class Attempt:
                 RuntimeError(f"with_advisory_lock returned {had!r} before fn had run: it must return False then"),
             )
 
-    def _lateness(self) -> float:
+    @property
+    def lateness(self) -> float:
+        """Seconds from the slot to the start; never negative."""
         lateness = self.started_at - self.scheduled_at
         return lateness if lateness > 0 else 0.0  # max() takes four times as long
 
@@ -379,7 +392,7 @@ class Attempt:
         """Take down what came of the attempt, and tell all who want to know."""
         shared, span = self._shared, self._span
         self.outcome, self.error = outcome, error
-        self.judged_at = judged_at = trio.current_time()
+        self.judged_at = self.clock.current_time()
         try:
             try:
                 if not self.work_began:
@@ -388,12 +401,6 @@ class Attempt:
                     span.judged(outcome, error, lost_for=lost_for)  # no report: it takes 5 us, and nobody may ask
             finally:  # whatever a span processor raises that is no `Exception`
                 self._publish(self, outcome)
-                shared.meter.record(
-                    outcome,
-                    asked_for=self._asked_for,
-                    duration=judged_at - self.started_at,
-                    lateness=None if self.forced else self._lateness(),
-                )
         finally:
             if span is not None:
                 span.end()
@@ -411,7 +418,7 @@ class Attempt:
                 scheduled_at=utc_at(self.scheduled_at, self.utc_offset),
                 started_at=utc_at(self.started_at, self.utc_offset),
                 duration=self.judged_at - self.started_at,
-                lateness=self._lateness(),
+                lateness=self.lateness,
                 epoch=self.epoch,
                 forced=self.forced,
             )

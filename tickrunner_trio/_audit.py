@@ -22,25 +22,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tickrunner_trio")
 
-_request_id: ContextVar[str | None] = ContextVar("tickrunner_trio.request_id", default=None)
+#: What `request_id` returns. Who sets it sets it back, by its value: a token would take 70 bytes of each hold.
+current_request_id: ContextVar[str | None] = ContextVar("tickrunner_trio.request_id", default=None)
 
 
 def request_id() -> str | None:
     """Return the id of the tick under which this code runs, 32 hex digits; None outside of a tick."""
-    return _request_id.get()
+    return current_request_id.get()
 
 
 def new_request_id() -> str:
     """Return a fresh id: 32 hex digits, as long as a trace id."""
     return os.urandom(16).hex()
-
-
-def set_request_id(value: str | None) -> None:
-    """Let `request_id` return ``value`` from now on; whoever sets it sets it back, too.
-
-    Called at each tick: a context manager around it would take 1 us more, and a token 70 bytes of each hold.
-    """
-    _request_id.set(value)
 
 
 #: The parent of all component loggers.
@@ -56,27 +49,32 @@ class _ComponentLogger(logging.LoggerAdapter[logging.Logger]):
     enabled. A logger takes 1 KiB, of the 8 that a service has, and most services log nothing.
     """
 
+    _is_made = False  #: Whether its logger is.
     merge_extra = True  # as each `logging.LoggerAdapter` says since Python 3.13, and as `process` does
 
     def __init__(self, slug: str) -> None:
         self._slug = slug  # and neither `logger` nor `extra`: see `__getattr__`
         if "." in slug:  # loggers in between have levels of their own; few slugs are like that, and no service's name
-            self.logger = logging.getLogger(f"{_components.name}.{slug}")
+            self._make_logger()
 
     def __getattr__(self, name: str) -> Any:
         """Make what `logging.LoggerAdapter` has from the start, when it is asked for first."""
         if name == "logger":
-            self.logger = logging.getLogger(f"{_components.name}.{self._slug}")
+            self._make_logger()
             return self.logger
         if name == "extra":
             self.extra = {"component": self._slug}
             return self.extra
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
+    def _make_logger(self) -> None:
+        self.logger = logging.getLogger(f"{_components.name}.{self._slug}")
+        self._is_made = True
+
     def isEnabledFor(self, level: int) -> bool:
         """Whether records of that level are taken; asked at each tick."""
         parent = _components
-        if "logger" in self.__dict__ or f"{parent.name}.{self._slug}" in parent.manager.loggerDict:
+        if self._is_made or f"{parent.name}.{self._slug}" in parent.manager.loggerDict:
             return self.logger.isEnabledFor(level)
         if not parent.disabled:
             return parent.isEnabledFor(level)
@@ -133,14 +131,6 @@ class TickContextFilter(logging.Filter):
             record.request_id = request_id()
         if not hasattr(record, "trace_id"):
             record.trace_id, record.span_id = trace_ids()
-        return True
-
-
-def is_wanted(log: Logger, level: int) -> bool:
-    """Whether the logger takes records of that level; also if it will not say, so that `log_safely` reports it."""
-    try:
-        return log.isEnabledFor(level)
-    except Exception:
         return True
 
 

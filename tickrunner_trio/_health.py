@@ -124,11 +124,6 @@ class RunningHealth:
         # where the clock was set back. One tuple, replaced as a whole.
         self._noted: tuple[WorkerHealth, float, float] = (health, -math.inf, -math.inf)
 
-    @property
-    def last_outcome(self) -> Outcome | None:
-        """As `WorkerHealth.last_outcome`."""
-        return self._noted[0].last_outcome
-
     def expect_outcomes(self, clock: Clock | None) -> None:
         """From now on, by that clock, outcomes are to come; None: no more."""
         self._heard = None if clock is None else (clock, clock.current_time())
@@ -156,20 +151,22 @@ class RunningHealth:
         if health.last_success is None:
             self._noted = replace(health, last_success=last_success), -math.inf, -math.inf
 
-    def tell(self, outcome: Outcome, *, judged_at: float, utc_offset: float, error: BaseException | None) -> None:
+    def tell(self, outcome: Outcome, *, judged_at: float, utc_offset: float, error: BaseException | None) -> bool:
         """Take one more tick, judged at that time of the clock, which plus the offset is Unix time; see `WorkerHealth`.
 
-        In the thread whose clock it is.
+        Return whether the last one had that outcome, too. In the thread whose clock it is.
         """
         if self._heard is not None:
             self._heard = (self._heard[0], judged_at)
         at = judged_at + utc_offset
         health, _, greatest = self._noted
-        if outcome is Outcome.SUCCESS and health.last_outcome is outcome:
+        is_repeated = health.last_outcome is outcome
+        if is_repeated and outcome is Outcome.SUCCESS:
             self._noted = health, at, max(at, greatest)
         else:
             health = self._told().after(outcome, at=datetime.fromtimestamp(at, UTC), error=error)
             self._noted = health, -math.inf, -math.inf
+        return is_repeated
 
 
 def describe_error(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import inspect
 import logging
 from typing import TYPE_CHECKING
 
-from ._audit import is_wanted, log_safely
+from ._audit import log_safely
 from ._errors import DatabaseUnavailableError, LockerConfigurationError, ServicePausedError
 from ._outcome import Outcome
 from ._passes import MSG_PASS_FAILED
@@ -58,8 +58,11 @@ def tell_of(
         has_to_be_known = outcome is Outcome.UNAVAILABLE or isinstance(error, ServicePausedError)
         is_news = has_to_be_known and not is_repeated
         level, message = logging.WARNING if is_news else logging.DEBUG, "tick skipped"
-    if not is_wanted(log, level):  # before it is written: that would take twice as long as to ask
-        return
+    try:
+        if not log.isEnabledFor(level):  # before it is written: that would take twice as long as to ask
+            return
+    except Exception:  # noqa: S110 - `log_safely` will meet it, too, and report it
+        pass
     report = report_of()
     extra = {
         "service": report.service,

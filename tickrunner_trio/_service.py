@@ -106,7 +106,6 @@ class Service:
         "_shared",
         "_startup_pass",
         "_trio_token",
-        "_under_way",
         "_utc_offset",
     )
 
@@ -129,8 +128,7 @@ class Service:
             config.name, self._health, config.interval, has_gate=config.should_run is not None, provider=meter_provider
         )
         tracer = ServiceTracer(config.name, self._lock_id, provider=tracer_provider, trace_skipped=trace_skipped)
-        self._under_way = list[Attempt]()
-        self._shared = Shared(config, self._lock_id, self._log, self._meter, tracer, self._under_way)
+        self._shared = Shared(config, self._lock_id, self._log, self._meter, tracer)
         # The slots of the run that is under way, and what makes UTC of their times.
         self._schedule: Schedule | None = None
         self._utc_offset = 0.0
@@ -189,7 +187,7 @@ class Service:
         schedule, offset = self._schedule, self._utc_offset
         ticks, missed_slots, holds_lock = self._meter.counted()
         # Of each once: the work may be judged while another thread looks.
-        began_at = [at for each in tuple(self._under_way) if (at := each.work_began_at) is not None]
+        began_at = [at for each in tuple(self._shared.under_way) if (at := each.work_began_at) is not None]
         return ServiceStatistics(
             next_slot=None if schedule is None or self._drained else utc_at(schedule.next_at, offset),
             working_since=utc_at(began_at[0], offset) if began_at else None,
@@ -213,7 +211,7 @@ class Service:
         surroundings = simulated.get()
         if surroundings is not None:
             surroundings.drained(self.name)
-        for attempt in self._under_way:
+        for attempt in self._shared.under_way:
             attempt.drop()
         self._forced.drop()
         self._alarm.wake()
@@ -240,24 +238,25 @@ class Service:
             with watching(self._ledger, self._config, self._is_wanted), self._approach or NOTHING:
                 task_status.started()
                 await trio.lowlevel.checkpoint()
-                entered_at = trio.current_time()
+                clock = trio.lowlevel.current_clock()
+                entered_at = clock.current_time()
                 schedule = self._schedule = Schedule(entered_at + self._first_wait(), self.interval)
                 startup = await self._run_startup(entered_at)
                 schedule = self._schedule  # a success has begun another one
                 while True:
-                    now = trio.current_time()
+                    now = clock.current_time()
                     if not (self._forced.waiting or self._drained or schedule.next_at <= now):
                         await self._alarm.sleep_until(schedule.next_at)
-                        now = trio.current_time()
+                        now = clock.current_time()
                     elif self._has_slept:
                         await trio.lowlevel.checkpoint_if_cancelled()  # the sleep may have been in a locker's shield
                     else:
                         await trio.lowlevel.checkpoint()
-                        now = trio.current_time()
+                        now = clock.current_time()
                     self._has_slept = False
                     if self._forced.waiting:
                         await self._serve()
-                        now = trio.current_time()
+                        now = clock.current_time()
                     if self._drained:
                         return
                     if schedule.next_at <= now:
@@ -328,9 +327,10 @@ class Service:
         self._has_slept = False
         self._own_slot = None
         self._approach = self._new_approach()
-        self._health.expect_outcomes(trio.lowlevel.current_clock())
-        self._utc_offset = utc_offset()
-        self._meter.run_is_under_way(trio.current_time() + self._utc_offset)
+        clock = trio.lowlevel.current_clock()
+        self._health.expect_outcomes(clock)
+        self._utc_offset = utc_offset(clock)
+        self._meter.run_is_under_way(clock.current_time() + self._utc_offset)
         self._trio_token = trio.lowlevel.current_trio_token()
         self._run_task = trio.lowlevel.current_task()  # last: nobody takes it back if the locker, or a Ctrl-C, raises
 
@@ -386,7 +386,7 @@ class Service:
 
         Not during a tick, which may be what was asked for; if it was not, we are told again.
         """
-        if self._schedule is not None and not self._under_way:
+        if self._schedule is not None and not self._shared.under_way:
             if self._config.cadence == "replica" and self._own_slot is None:
                 self._own_slot = self._schedule.next_at
             self._schedule.move_to(trio.current_time())
@@ -411,12 +411,13 @@ class Service:
         if attempt.turn is not None:
             return  # the ledger knows when it is due, whoever asks
         attempt.forget()  # a hold may last for nine tenths of the interval, and the sleep in it for longer
-        schedule, outcome, config = self._schedule, _outcome_of(attempt), self._config
+        schedule, outcome, config, clock = self._schedule, attempt.outcome, self._config, attempt.clock
+        assert outcome is not None  # it has been judged
         assert schedule is not None  # `run` is under way
         if attempt is self._startup_pass and outcome is Outcome.SUCCESS and config.cadence == "cluster":
             # It is that interval's run; known already now, so that the hold shows the slot that follows it.
             schedule = self._schedule = Schedule(attempt.started_at + config.interval, config.interval)
-        held_from = now = trio.current_time()
+        held_from = now = clock.current_time()
         held_until = hold_until(
             outcome,
             cadence=config.cadence,
@@ -439,7 +440,7 @@ class Service:
                 self._has_slept = True
             else:
                 break
-            now = trio.current_time()
+            now = clock.current_time()
         missed = schedule.missed
         schedule.skip_held(held_from, min(held_until, now))
         if schedule.missed > missed:
@@ -474,6 +475,7 @@ class Service:
             number=self._number,
             scheduled_at=scheduled_at,
             forced=forced,
+            clock=trio.lowlevel.current_clock(),
             approach=self._approach if approach is None else approach,
             publish=self._publish,
             turn=None if self._ledger is None else LedgerTurn(self._ledger, self._config, forced=forced or is_own),
@@ -493,12 +495,16 @@ class Service:
     def _publish(self, attempt: Attempt, outcome: Outcome) -> None:
         """Tell health of an attempt, then metrics, then the hook or the log. It raises no `Exception`."""
         judged_at, error = attempt.judged_at, attempt.error
-        is_repeated = outcome is self._health.last_outcome
+        is_repeated = self._health.tell(outcome, judged_at=judged_at, utc_offset=attempt.utc_offset, error=error)
+        self._meter.judged(
+            outcome,
+            asked_for=attempt.asked_for,
+            duration=judged_at - attempt.started_at,
+            lateness=None if attempt.forced else attempt.lateness,
+        )
         if outcome is Outcome.GATED and isinstance(error, ServicePausedError):
             # A tick in between may find the lock busy: replicas that ask at one moment do, also while it is paused.
             is_repeated, self._pause_told = self._pause_told == str(error), str(error)
-        self._health.tell(outcome, judged_at=judged_at, utc_offset=attempt.utc_offset, error=error)
-        self._meter.judged(outcome)
         if outcome.result != "skipped":
             self._last_duration = judged_at - attempt.started_at
             self._pause_told = ""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import trio
 
 from ._surroundings import simulated
 
+if TYPE_CHECKING:
+    from trio.abc import Clock
+
 #: The offset of a clock that is not the real one, taken once in a Trio run: all services of the run share it.
 _virtual_offset: trio.lowlevel.RunVar[float] = trio.lowlevel.RunVar("tickrunner_trio.utc_offset")
 
 
-def utc_offset() -> float:
-    """Return the seconds to add to Trio's time to get Unix time.
+def utc_offset(clock: Clock) -> float:
+    """Return the seconds to add to the time of the Trio run's clock to get Unix time.
 
     On the real clock it is taken afresh at each call, so that a clock that was set or a machine that was suspended
     shows in the next tick; on any other clock it is taken once in a Trio run, so that only virtual time passes. A
@@ -23,7 +27,6 @@ def utc_offset() -> float:
     surroundings = simulated.get()
     if surroundings is not None:
         return surroundings.utc_offset()
-    clock = trio.lowlevel.current_clock()
     # Trio exports no name for its default clock.
     if type(clock).__name__ == "SystemClock":
         return time.time() - clock.current_time()

@@ -91,6 +91,7 @@ class Registry:
             duration=self._histogram(meter, DURATION),
             late=self._histogram(meter, LATE),
             guard=self.guard,
+            has_sdk=self._has_sdk,
         )
         for each in INSTRUMENTS:
             if each.kind != "histogram":
@@ -173,6 +174,12 @@ class Registry:
         except Exception as error:  # OTEL_PYTHON_METER_PROVIDER names one that there is not
             self.guard.failed("finding the global meter provider", error)
             return None
+
+    def _has_sdk(self) -> bool:
+        if self._provider is not None:
+            return True
+        provider = self._global_provider()
+        return provider is not None and not _is_proxy(provider)
 
     def _meter_of(self, provider: MeterProvider | None) -> Meter:
         provider = self._global_provider() if provider is None else provider

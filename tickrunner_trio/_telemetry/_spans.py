@@ -87,6 +87,17 @@ class ServiceTracer:
         ValueError: ``TICKRUNNER_TRACE_SKIPPED`` says neither yes nor no.
     """
 
+    __slots__ = (
+        "_fixed",
+        "_function",
+        "_span_name",
+        "_trace_skipped",
+        "_tracer",
+        "guard",
+        "links",
+        "record_exceptions",
+    )
+
     def __init__(self, name: str, lock_id: int, *, provider: TracerProvider | None, trace_skipped: bool | None) -> None:
         self.guard = Guard(f"the service {name}")
         self._tracer = self._tracer_of(_checked_provider(provider))
