@@ -307,25 +307,21 @@ class Attempt:
             if error is not None:
                 _raise_what_ends_more(error)
             raise
-        outcome = judge(
-            lost=is_lost,
-            cancelled=error is not None and _is_cancelled(),
-            timed_out=scope is not None and scope.cancel_called,
-            error=error,
-        )
-        lost_seconds = stopped_after = 0.0
-        if outcome is Outcome.LOCK_LOST:
-            lost_seconds = stopped_after = lost_for(lease)
-        elif outcome is Outcome.TIMED_OUT and scope is not None:
-            stopped_after = self.clock.current_time() - scope.deadline
-        self._judged(outcome, self._error_for(outcome, error, stopped_after), lost_for=lost_seconds)
+        timed_out = scope is not None and scope.cancel_called
+        cancelled = error is not None and _is_cancelled()
+        outcome = judge(lost=is_lost, cancelled=cancelled, timed_out=timed_out, error=error)
+        if is_lost:
+            lost_seconds = lost_for(lease)
+            self._judged(outcome, self._error_for(outcome, error, lost_seconds), lost_for=lost_seconds)
+        elif scope is not None and outcome is Outcome.TIMED_OUT:
+            self._judged(outcome, self._error_for(outcome, error, self.clock.current_time() - scope.deadline))
+        else:
+            self._judged(outcome, error)
         if error is not None:
             _raise_what_ends_more(error)
 
-    def _error_for(
-        self, outcome: Outcome, error: BaseException | None, stopped_after: float = 0.0
-    ) -> BaseException | None:
-        """Return what the report names as the error; what the work raised becomes its cause.
+    def _error_for(self, outcome: Outcome, error: BaseException | None, stopped_after: float = 0.0) -> BaseException:
+        """Return what the report of LOCK_LOST or TIMED_OUT names as the error; what the work raised becomes its cause.
 
         A note says how long the work took to stop, in seconds, where that is known. It is no part of the message, which
         is to be the same each time for those who count messages.
@@ -334,12 +330,10 @@ class Attempt:
         config = self._shared.config
         if outcome is Outcome.LOCK_LOST:
             named = LockLostError(f"the lock {self._shared.lock_id} of {config.name} was lost while its work ran")
-        elif outcome is Outcome.TIMED_OUT:
+        else:
             named = trio.TooSlowError(
                 f"the work of {config.name} took longer than tick_timeout={config.tick_timeout} seconds"
             )
-        else:
-            return error
         if stopped_after > 0:
             named.add_note(f"the work stopped {stopped_after:.3f} s later")
         if isinstance(error, Exception):

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+    from trio.abc import Clock
 
     from ._outcome import Tick, TickReport
     from ._statistics import ServiceStatistics
@@ -241,7 +242,7 @@ class Service:
                 clock = trio.lowlevel.current_clock()
                 entered_at = clock.current_time()
                 schedule = self._schedule = Schedule(entered_at + self._first_wait(), self.interval)
-                startup = await self._run_startup(entered_at)
+                startup = await self._run_startup(clock, entered_at)
                 schedule = self._schedule  # a success has begun another one
                 while True:
                     now = clock.current_time()
@@ -260,7 +261,7 @@ class Service:
                     if self._drained:
                         return
                     if schedule.next_at <= now:
-                        attempt = self._attempt(startup or self._config.work, self._take_slot(schedule, now))
+                        attempt = self._attempt(startup or self._config.work, self._take_slot(schedule, now), clock)
                         await attempt.run(self._hold)
                         attempt.forget()
                         if attempt.turn is not None:
@@ -300,7 +301,8 @@ class Service:
                 "loop within the work instead"
             )
         approach = trio.CancelScope()
-        attempt = self._attempt(self._config.work, trio.current_time(), approach, forced=True)
+        clock = trio.lowlevel.current_clock()
+        attempt = self._attempt(self._config.work, clock.current_time(), clock, approach, forced=True)
         if self._drained:
             attempt.report_dropped()
         elif self._run_task is None:
@@ -350,12 +352,12 @@ class Service:
         self._forced.answer()  # a Ctrl-C may have come before
         self._forced.drop()
 
-    async def _run_startup(self, entered_at: float) -> Callable[[Tick], Awaitable[None]] | None:
+    async def _run_startup(self, clock: Clock, entered_at: float) -> Callable[[Tick], Awaitable[None]] | None:
         """Make the startup pass, if there is one; return it if it has to be tried again, in place of the next slots."""
         startup = self._config.startup
         if startup is None or self._drained:
             return None
-        attempt = self._startup_pass = self._attempt(startup, entered_at)
+        attempt = self._startup_pass = self._attempt(startup, entered_at, clock)
         await attempt.run(self._hold)
         self._startup_pass = None
         attempt.forget()
@@ -462,6 +464,7 @@ class Service:
         self,
         work: Callable[[Tick], Awaitable[None]],
         scheduled_at: float,
+        clock: Clock,
         approach: trio.CancelScope | None = None,
         *,
         forced: bool = False,
@@ -475,7 +478,7 @@ class Service:
             number=self._number,
             scheduled_at=scheduled_at,
             forced=forced,
-            clock=trio.lowlevel.current_clock(),
+            clock=clock,
             approach=self._approach if approach is None else approach,
             publish=self._publish,
             turn=None if self._ledger is None else LedgerTurn(self._ledger, self._config, forced=forced or is_own),
@@ -502,7 +505,7 @@ class Service:
             duration=judged_at - attempt.started_at,
             lateness=None if attempt.forced else attempt.lateness,
         )
-        if outcome is Outcome.GATED and isinstance(error, ServicePausedError):
+        if isinstance(error, ServicePausedError) and outcome is Outcome.GATED:
             # A tick in between may find the lock busy: replicas that ask at one moment do, also while it is paused.
             is_repeated, self._pause_told = self._pause_told == str(error), str(error)
         if outcome.result != "skipped":
