@@ -174,6 +174,24 @@ def test_alarms_that_sleep_no_more_do_not_pile_up_before_their_time() -> None:
     virtually(main)
 
 
+def test_of_many_that_are_due_together_few_at_a_time_are_woken_and_run_before_the_next() -> None:
+    """Each of those that are woken is an object more until it runs, and 700 of them begin a garbage collection."""
+    alarms = [Alarm() for _ in range(1000)]
+    ran: list[tuple[int, int]] = []
+
+    def woken(_now: float) -> None:
+        ran.append((len(ran), sum(alarm.is_asleep for alarm in alarms)))
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for alarm in alarms:
+                nursery.start_soon(lambda alarm: sleeper(alarm, 5, woken=woken), alarm)
+
+    virtually(main)
+    assert [before for before, _ in ran] == list(range(1000))
+    assert all(before + asleep >= 1000 - 2 * 128 for before, asleep in ran)
+
+
 def test_each_trio_run_has_a_timer_of_its_own() -> None:
     async def main() -> float:
         await Alarm().sleep_until(7)

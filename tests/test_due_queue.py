@@ -19,6 +19,10 @@ times = st.one_of(
 )
 
 
+def taken(queue: DueQueue[int], now: float, at_most: int) -> list[tuple[float, int]]:
+    return [(at, item) for at, _, item in queue.take_due(now, at_most)]
+
+
 class Queues(RuleBasedStateMachine):
     """A queue, and a plain list that is searched from end to end."""
 
@@ -34,10 +38,10 @@ class Queues(RuleBasedStateMachine):
         self.queue.put(at, self.number)
         self.model.append((at, self.number))
 
-    @rule(now=times)
-    def take_due(self, now: float) -> None:
-        due = sorted(entry for entry in self.model if entry[0] <= now)
-        assert self.queue.take_due(now) == due
+    @rule(now=times, at_most=st.integers(1, 9))
+    def take_due(self, now: float, at_most: int) -> None:
+        due = sorted(entry for entry in self.model if entry[0] <= now)[:at_most]
+        assert taken(self.queue, now, at_most) == due
         self.model = [entry for entry in self.model if entry not in due]
 
     @rule(divisor=st.integers(1, 4))
@@ -67,7 +71,7 @@ def test_what_is_due_at_one_time_comes_out_in_the_order_in_which_it_was_put(at: 
     queue: DueQueue[int] = DueQueue()
     for number, each in enumerate(at):
         queue.put(each, number)
-    assert queue.take_due(1) == sorted(zip(at, range(len(at)), strict=True))
+    assert taken(queue, 1, 50) == sorted(zip(at, range(len(at)), strict=True))
 
 
 @given(times, times)
@@ -84,7 +88,7 @@ def test_a_queue_of_ten_thousand_keeps_few_in_its_heap() -> None:
     for number in range(10_000):
         queue.put(number / 10_000, number)
     for step in range(1, 1001):
-        for at, number in queue.take_due(step / 1000):
+        for at, number in taken(queue, step / 1000, 100):
             queue.put(at + 1, number)
         assert len(queue._heap) <= 10_000 / _PARTS + 1
     assert queue.size == 10_000
@@ -98,4 +102,4 @@ def test_one_that_is_due_much_later_does_not_draw_all_others_into_the_heap(far: 
     for number in range(1000):
         queue.put(number / 100, number)
         assert len(queue._heap) <= 4
-    assert [number for _, number in queue.take_due(far)] == [*range(1000), -1]
+    assert [number for _, number in taken(queue, far, 2000)] == [*range(1000), -1]

@@ -25,6 +25,11 @@ import trio
 
 from ._due_queue import DueQueue
 
+#: So many the timer wakes at a time, before it lets others run: at most twice as many are awake then and have not run.
+#: Each of them is an object more for the garbage collector to count. Where 700 were late together, it began to look at
+#: the 200,000 young objects of 10,000 services for 50 ms, so that more were late together.
+_HANDFUL = 128
+
 #: A queue of fewer entries is not worth sweeping.
 _FEW = 64
 
@@ -92,12 +97,15 @@ class _Timer:
             with self._sleep:
                 await trio.sleep_forever()
             self._sleeps_until = -math.inf
-            self._wake_who_is_due(trio.current_time())
+            while self._wake_some(trio.current_time()):
+                await trio.lowlevel.cancel_shielded_checkpoint()
             self._sleeps_until = self._queue.first_at()
             self._sleep = trio.CancelScope(deadline=self._sleeps_until)
 
-    def _wake_who_is_due(self, now: float) -> None:
-        for at, alarm in self._queue.take_due(now):
+    def _wake_some(self, now: float) -> bool:
+        """Wake a handful of those that are due; return whether there may be more."""
+        due = self._queue.take_due(now, _HANDFUL)
+        for at, _, alarm in due:
             if at != alarm.queued_at:
                 continue
             alarm.queued_at = math.inf
@@ -105,6 +113,7 @@ class _Timer:
                 alarm.wake()
             elif alarm.is_asleep:  # for the second time since the entry was made
                 self.queue(alarm, alarm.deadline)
+        return len(due) == _HANDFUL
 
 
 def _counts(at: float, alarm: Alarm) -> bool:

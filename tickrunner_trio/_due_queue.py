@@ -72,12 +72,11 @@ class DueQueue(Generic[_T]):
         """Return when the first one is due; ``inf`` if there is none."""
         return self._heap[0][0] if self._heap else math.inf
 
-    def take_due(self, now: float) -> list[tuple[float, _T]]:
-        """Return those that are due at that time, and when each is, and take them out."""
-        due: list[tuple[float, _T]] = []
-        while self._heap and self._heap[0][0] <= now:
-            at, _, item = heapq.heappop(self._heap)
-            due.append((at, item))
+    def take_due(self, now: float, at_most: int) -> list[tuple[float, int, _T]]:
+        """Take out the first so many of those that are due; return of each when it is, its number, and it."""
+        due: list[tuple[float, int, _T]] = []
+        while self._heap and self._heap[0][0] <= now and len(due) < at_most:
+            due.append(heapq.heappop(self._heap))
             if not self._heap:
                 self._go_on()
         self.size -= len(due)
