@@ -6,6 +6,7 @@ The book makes the one and takes the other, a session says it. It must not know 
 from __future__ import annotations
 
 import dataclasses
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
     Answer: TypeAlias = tuple[PostgresLease, bool | Exception]  # who waits, and what it is told
 
 
+_lock_id = attrgetter("lock_id")
+
+
 @dataclasses.dataclass(slots=True)
 class Batch:
     """The locks that one statement, or one pipeline, is about; and who is not asked for."""
 
     releases: list[PostgresLease]
     acquires: list[PostgresLease]
-    refused: list[Answer] = dataclasses.field(default_factory=list["Answer"])
+    refused: Sequence[Answer] = ()
 
     def __len__(self) -> int:
         return len(self.releases) + len(self.acquires)
@@ -38,4 +42,4 @@ class Done(NamedTuple):
 
 def lock_ids(leases: Iterable[PostgresLease]) -> list[int]:
     """Return the ids of their locks."""
-    return [lease.lock_id for lease in leases]
+    return list(map(_lock_id, leases))

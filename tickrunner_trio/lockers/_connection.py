@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVarTuple
 
 import psycopg
 from psycopg import pq
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
 _log = logging.getLogger("tickrunner_trio.lockers.postgres")
+
+_Arguments = TypeVarTuple("_Arguments")
 
 _OLDEST_SERVER = 140000  # the first with idle_session_timeout
 
@@ -121,11 +122,11 @@ class Connection:
 
     def prepare(self, name: bytes, statement: bytes, *, deadline: float) -> None:
         """Have the server prepare a statement."""
-        self._complete(lambda: self._pgconn.send_prepare(name, statement), pq.ExecStatus.COMMAND_OK, deadline)
+        self._complete(pq.ExecStatus.COMMAND_OK, deadline, self._pgconn.send_prepare, name, statement)
 
     def execute(self, statement: bytes, *, deadline: float) -> None:
         """Have the server do a statement that has no answer."""
-        self._complete(lambda: self._pgconn.send_query_params(statement, None), pq.ExecStatus.COMMAND_OK, deadline)
+        self._complete(pq.ExecStatus.COMMAND_OK, deadline, self._pgconn.send_query_params, statement, None)
 
     def ask(
         self, statement: bytes, parameters: Sequence[bytes | None] | None = None, *, deadline: float
@@ -139,12 +140,12 @@ class Connection:
 
     def ask_prepared(self, name: bytes, parameters: Sequence[bytes], *, columns: int, deadline: float) -> list[str]:
         """Return the one row of the answer to a prepared statement."""
-        send = partial(self._pgconn.send_query_prepared, name, parameters)
-        return self._row(self._complete(send, pq.ExecStatus.TUPLES_OK, deadline), columns)
+        send = self._pgconn.send_query_prepared
+        return self._row(self._complete(pq.ExecStatus.TUPLES_OK, deadline, send, name, parameters), columns)
 
     def begin(self, statement: bytes, *, deadline: float) -> None:
         """Send a statement; `row_if_answered` takes the answer."""
-        if not self._is_sent(lambda: self._pgconn.send_query_params(statement, None), deadline):
+        if not self._is_sent(deadline, self._pgconn.send_query_params, statement, None):
             self._fail("the server did not take a statement in time")
 
     def row_if_answered(self, *, columns: int, deadline: float) -> list[str] | None:
@@ -167,30 +168,40 @@ class Connection:
         self._pgconn.finish()
 
     def _asked(self, statement: bytes, parameters: Sequence[bytes | None] | None, deadline: float) -> PGresult:
-        send = partial(self._pgconn.send_query_params, statement, parameters)
-        return self._complete(send, pq.ExecStatus.TUPLES_OK, deadline)
+        send = self._pgconn.send_query_params
+        return self._complete(pq.ExecStatus.TUPLES_OK, deadline, send, statement, parameters)
 
     def _row(self, result: PGresult, columns: int) -> list[str]:
         is_one = result.ntuples == 1 and result.nfields == columns
-        values = [result.get_value(0, column) for column in range(columns)] if is_one else []
-        row = [value.decode(errors="replace") for value in values if value is not None]
+        get = result.get_value
+        row = [
+            value.decode(errors="replace")
+            for column in range(columns if is_one else 0)
+            if (value := get(0, column)) is not None
+        ]
         if len(row) != columns:
             self.loss = Loss.STATEMENT
             self._fail(f"the server answered with {result.ntuples} rows where one of {columns} values was asked for")
         return row
 
-    def _complete(self, send: Callable[[], None], status: pq.ExecStatus, deadline: float) -> PGresult:
+    def _complete(
+        self,
+        status: pq.ExecStatus,
+        deadline: float,
+        send: Callable[[*_Arguments], None],
+        *arguments: *_Arguments,
+    ) -> PGresult:
         """Send a statement and return its one result."""
         sent_at = boot_seconds()
-        result = self._result(status, deadline) if self._is_sent(send, deadline) else None
+        result = self._result(status, deadline) if self._is_sent(deadline, send, *arguments) else None
         if result is None:
             self.loss = Loss.TIMEOUT
             self._fail(f"the server did not reply within {max(0.0, deadline - sent_at):.3g} seconds")
         return result
 
-    def _is_sent(self, send: Callable[[], None], deadline: float) -> bool:
+    def _is_sent(self, deadline: float, send: Callable[[*_Arguments], None], *arguments: *_Arguments) -> bool:
         try:
-            send()
+            send(*arguments)
             while self._pgconn.flush():
                 if not self._wait(self.fd, EVENT_READ | EVENT_WRITE, deadline):
                     return False
@@ -205,7 +216,7 @@ class Connection:
         try:
             while True:
                 while pgconn.is_busy():
-                    if not self._wait(self.fd, EVENT_READ, deadline):
+                    if not self._wait(pgconn.socket, EVENT_READ, deadline):
                         return None
                     pgconn.consume_input()
                 result = pgconn.get_result()

@@ -57,7 +57,7 @@ class PostgresLease:
     @property
     def lost(self) -> bool:
         """Whether the lock is gone, also when nobody has told the Trio loop yet."""
-        return self.loss is not None or self.own_end
+        return self.book.loss_of(self) is not None or self.own_end
 
     @property
     def loss(self) -> str | None:

@@ -233,23 +233,24 @@ class LockBook:
             # Nothing is asked now, so what is in use is held, about to leave, or wanted.
             room = self._most - (len(self._in_use) - len(self._leaving) - len(self._wanted))
             # Those with results are kept once more, perhaps, so they make no room.
-            batch = Batch(self._leaving + self._unwritten.take_due(now), [])
-            self._leaving = []
-            most = min(room, MOST_LOCKS - len(batch.releases))
+            releases, self._leaving = self._leaving + self._unwritten.take_due(now), []
+            acquires: list[PostgresLease] = []
+            refused: list[Answer] = []
+            most = min(room, MOST_LOCKS - len(releases))
             wanted, self._wanted = self._wanted, []
             for lease in wanted:
                 if lease.abandoned:
                     self._free(lease)
-                elif len(batch.acquires) < most:
+                elif len(acquires) < most:
                     lease.state = LeaseState.ASKED
-                    batch.acquires.append(lease)
+                    acquires.append(lease)
                 elif room > 0:  # the next statement knows how many of these were had
                     self._wanted.append(lease)
                 else:
                     self._free(lease)
-                    batch.refused.append((lease, LockerConfigurationError(_FULL % self._most)))
-            self._waker.looked(len(batch))
-            return batch
+                    refused.append((lease, LockerConfigurationError(_FULL % self._most)))
+            self._waker.looked(len(releases) + len(acquires))
+            return Batch(releases, acquires, refused)
 
     def due_at(self) -> float:
         """Return when the next hold ends, or a result is to be tried again, or earlier; the thread will look then."""
@@ -271,9 +272,9 @@ class LockBook:
                 return None
             self.deadline.put_off(sent_at)
             self._round_trip = now - sent_at
-            if batch:
+            if size := len(batch):
                 self._batches += 1
-                self._largest = max(self._largest, len(batch))
+                self._largest = max(self._largest, size)
             answers: list[Answer] = []
             if unwritten:
                 self._unwritten.keep(unwritten, now)

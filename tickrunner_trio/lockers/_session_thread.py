@@ -35,7 +35,6 @@ Invariants, beside those of the book:
 
 from __future__ import annotations
 
-import functools
 import logging
 import random
 import selectors
@@ -147,7 +146,8 @@ class SessionThread:
                 self._let_work_stop()  # also where there was no session: nobody looks at it afterwards
             finally:
                 self._sleeper.close()
-                self._tell(self._attempted, self._ended)
+                self._tell(self._attempted)
+                self._tell(self._ended)
 
     def _live_through_one_session(self) -> None:
         try:
@@ -181,7 +181,8 @@ class SessionThread:
         sent_at = self._opened_at
         while True:
             batch = self.book.next_batch()
-            self._answer(batch.refused)
+            if batch.refused:
+                self._tell(_answer_all, batch.refused)
             now = boot_seconds()
             if not batch and now < (asks_at := min(sent_at + self._timing.beat, session.asks_at())):
                 until = min(asks_at, self.book.due_at())
@@ -190,12 +191,13 @@ class SessionThread:
                 continue
             sent_at = now
             done = session.carry_out(batch, deadline=self.book.deadline.reply_by(sent_at))
-            if done.wakes:
-                self._tell(*done.wakes)
+            for wake in done.wakes:
+                self._tell(wake)
             answers = self.book.answered(batch, done.granted, sent_at, done.unwritten)
             if answers is None:
                 session.give_up(EXPIRED)
-            self._answer(answers)
+            if answers:
+                self._tell(_answer_all, answers)
 
     def _part(self, reason: str, refusal: Refusal, loss: Loss) -> None:
         """Refuse what comes, lose what there is, have the work stopped, close the session, answer all who wait."""
@@ -204,7 +206,8 @@ class SessionThread:
         lost, answers = self.book.lose_session(
             reason, refusal, left=self._stopping, server_has_it=server_has_it, loss=loss
         )
-        self._tell(functools.partial(_cancel_all, lost), functools.partial(_answer_all, answers))
+        self._tell(_cancel_all, lost)
+        self._tell(_answer_all, answers)
         try:
             if session is not None:
                 if session.is_open:
@@ -213,7 +216,7 @@ class SessionThread:
                 session.close()
                 self._backoff.session_lived(boot_seconds() - self._opened_at)
         finally:
-            self._answer(self.book.session_closed())
+            self._tell(_answer_all, self.book.session_closed())
         if session is not None:  # last, since nobody knows how long a handler takes
             level = logging.INFO if self._stopping else logging.WARNING
             log_safely(_log, level, "session ended, locks lost with it: %d; %s", len(lost), reason)
@@ -224,14 +227,10 @@ class SessionThread:
         while self.book.lost_work_runs() and (seconds := until - boot_seconds()) > 0:
             self._select(None, 0, seconds)
 
-    def _answer(self, answers: list[Answer]) -> None:
-        if answers:
-            self._tell(functools.partial(_answer_all, answers))
-
-    def _tell(self, *calls: Callable[[], object]) -> None:
-        """Have them called in Trio's thread: one wake-up for all."""
+    def _tell(self, call: Callable[..., object], *arguments: object) -> None:
+        """Have it called in Trio's thread, after what was told before."""
         try:
-            self._in_trio(_call_all, calls)
+            self._in_trio(call, *arguments)
         except trio.RunFinishedError:  # whoever entered the locker never left it: there is nobody to serve
             self._stopping = True
 
@@ -279,11 +278,6 @@ class SessionThread:
 
 class _Stopping(Exception):  # noqa: N818  # no error
     """`SessionThread.stop` was called."""
-
-
-def _call_all(calls: Iterable[Callable[[], object]]) -> None:
-    for call in calls:
-        call()
 
 
 def _cancel_all(leases: Iterable[PostgresLease]) -> None:
