@@ -14,6 +14,7 @@ import trio
 
 from tickrunner_trio.lockers._clock import boot_seconds
 from tickrunner_trio.lockers._connection import Connection
+from tickrunner_trio.lockers._session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -107,8 +108,9 @@ def instead_of_the_statement(
 ) -> None:
     """Have another statement sent over the real connection in place of those that release or acquire; not of beats.
 
-    It gets the same two parameters, of type bigint[]: the ids to release and those to acquire.
+    It gets the same two parameters, of type bigint[]: the ids to release and those to acquire; also for one lock alone.
     """
+    patch.setattr(Session, "_exchange_one", Session._exchange_all)
     ask_prepared = Connection.ask_prepared
 
     def asked_otherwise(

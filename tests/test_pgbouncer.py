@@ -174,14 +174,17 @@ async def test_a_session_that_turns_out_to_be_shared_although_nothing_showed_it_
         assert locks(postgres.dsn) == []
 
 
-def test_a_statement_that_goes_to_a_session_of_somebody_else_does_nothing_there(postgres: LocalPostgres) -> None:
+@pytest.mark.parametrize(("release", "acquire"), [([5], [6]), ([5], []), ([], [6]), ([], [])])
+def test_a_statement_that_goes_to_a_session_of_somebody_else_does_nothing_there(
+    postgres: LocalPostgres, release: list[int], acquire: list[int]
+) -> None:
     session = _session.Session(postgres.dsn, lease_timing(2.0), waited)
     try:
         deadline = boot_seconds() + 5
         assert session.exchange([], [5], deadline=deadline) == [True]
         session._connection.ask(b"SELECT set_config('tickrunner_trio.session', 'theirs', false)", deadline=deadline)
         with pytest.raises(LockerConfigurationError, match=REFUSED):
-            session.exchange([5], [6], deadline=deadline)
+            session.exchange(release, acquire, deadline=deadline)
         assert locks(postgres.dsn) == [5]
     finally:
         session.close()

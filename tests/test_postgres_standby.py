@@ -141,7 +141,8 @@ async def test_a_synchronous_standby_that_is_gone_does_not_hold_up_the_session_o
 ) -> None:
     # None of its statements has anything to commit; so that one would wait, they are made to.
     written = " FROM pg_catalog.pg_logical_emit_message(true, 'tickrunner', 'x')"
-    monkeypatch.setattr(_session, "_EXCHANGE", _session._EXCHANGE + written)
+    for name in ("_EXCHANGE", "_ALONE"):
+        monkeypatch.setattr(_session, name, getattr(_session, name) + written)
     async with PostgresLocker(own_postgres.dsn, lease=2.0) as earlier:
         with a_commit_that_waits(own_postgres):
             async with PostgresLocker(own_postgres.dsn, lease=2.0) as later:

@@ -25,6 +25,7 @@ from tickrunner_trio.lockers import _short
 from tickrunner_trio.lockers._clock import boot_seconds
 from tickrunner_trio.lockers._connection import Connection
 from tickrunner_trio.lockers._holders import LockHolder
+from tickrunner_trio.lockers._losses import Loss
 from tickrunner_trio.lockers._session import Session
 from tickrunner_trio.lockers._statistics import LockerStatistics
 from tickrunner_trio.lockers._timing import lease_timing
@@ -245,6 +246,25 @@ def test_in_one_statement_the_releases_come_first(dsn: str) -> None:
         assert session.exchange((), (5, 6), deadline=deadline()) == [True, True]
         with waited_for(dsn, 5):
             assert session.exchange((5, 6), (5, 6), deadline=deadline()) == [False, True]
+    finally:
+        session.close()
+
+
+def test_of_one_lock_alone_the_same_is_asked_by_a_shorter_statement(dsn: str) -> None:
+    def deadline() -> float:
+        return boot_seconds() + 10
+
+    session = Session(dsn, lease_timing(15), _short._wait)
+    try:
+        assert session.exchange((), (-5,), deadline=deadline()) == [True]
+        with psycopg.connect(dsn, autocommit=True) as rival:
+            rival.execute("SELECT pg_advisory_lock(6)")
+            assert session.exchange((), (6,), deadline=deadline()) == [False]
+        assert session.exchange((-5,), (), deadline=deadline()) == []
+        assert locks(dsn) == []
+        with pytest.raises(DatabaseUnavailableError, match=r"did not hold a lock .*; of -5 it said \{f\}"):
+            session.exchange((-5,), (), deadline=deadline())
+        assert session.loss is Loss.MISMATCH
     finally:
         session.close()
 

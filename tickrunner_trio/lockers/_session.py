@@ -1,4 +1,4 @@
-"""The session that holds the advisory locks: what is made sure of when it opens, and the one statement it lives on.
+"""The session that holds the advisory locks: what is made sure of when it opens, and the statements it lives on.
 
 ::
 
@@ -59,11 +59,18 @@ _EXCHANGE = (
     f" CASE WHEN {IS_OURS} THEN"
     " ARRAY(SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.unnest($2::pg_catalog.int8[]))) ELSE '{}' END"
 )
+# For one lock alone, as most are asked for and let go of: without arrays the server needs 14 us instead of 20, and a
+# lock with its unlock takes a seventh less on one core.
+_ALONE = (
+    f"SELECT CASE WHEN {IS_OURS} THEN CASE WHEN pg_catalog.FUNCTION($1::pg_catalog.int8) THEN 't' ELSE 'f' END"
+    " ELSE 'shared' END"
+)
 _SHARED = (
     "conninfo leads to a pooler that shares the server's sessions among its clients (pool_mode transaction or "
     "statement), and with them their locks: connect to PostgreSQL directly, or to a pool in session mode"
 )
 _NAME = b"tickrunner_trio_exchange"
+_RELEASE_ALONE, _ACQUIRE_ALONE = b"tickrunner_trio_release", b"tickrunner_trio_acquire"
 
 _PROBES = 5
 _GLANCE_SECONDS = 0.01
@@ -128,6 +135,23 @@ class Session:
 
         With neither it is a beat. The session must hold the former, and none of the latter.
         """
+        if len(release) + len(acquire) == 1:
+            return self._exchange_one(release, acquire, deadline=deadline)
+        return self._exchange_all(release, acquire, deadline=deadline)
+
+    def _exchange_one(self, release: Sequence[int], acquire: Sequence[int], *, deadline: float) -> list[bool]:
+        """Do so with one lock, by the statement for that."""
+        name, lock_id = (_RELEASE_ALONE, release[0]) if release else (_ACQUIRE_ALONE, acquire[0])
+        [said] = self._connection.ask_prepared(name, [b"%d" % lock_id], columns=1, deadline=deadline)
+        if said not in ("t", "f"):
+            self._must_be_ours(said)
+        if acquire:
+            return [said == "t"]
+        if said != "t":
+            self._must_be_released(release, "{f}")
+        return []
+
+    def _exchange_all(self, release: Sequence[int], acquire: Sequence[int], *, deadline: float) -> list[bool]:
         arrays = [array(release), array(acquire)]
         whose, released, acquired = self._connection.ask_prepared(_NAME, arrays, columns=3, deadline=deadline)
         self._must_be_ours(whose)
@@ -177,7 +201,12 @@ class Session:
         return Connection(conninfo, wait)
 
     def _prepare(self, mark: str) -> None:
-        self._connection.prepare(_NAME, _EXCHANGE.replace("%s", mark).encode(), deadline=self._deadline())
+        for name, statement in (
+            (_NAME, _EXCHANGE),
+            (_RELEASE_ALONE, _ALONE.replace("FUNCTION", "pg_advisory_unlock")),
+            (_ACQUIRE_ALONE, _ALONE.replace("FUNCTION", "pg_try_advisory_lock")),
+        ):
+            self._connection.prepare(name, statement.replace("%s", mark).encode(), deadline=self._deadline())
 
     def _deadline(self) -> float:
         return boot_seconds() + self._timing.reply
