@@ -576,6 +576,11 @@ def test_a_global_provider_that_cannot_be_found_disturbs_nobody_and_is_logged_on
     said = [record.getMessage() for record in caplog.records if record.name == "tickrunner_trio.telemetry"]
     assert len(said) == 2, "once for each provider"
     assert all("finding the global meter provider raised" in each for each in said)
+    looked: list[bool] = []
+    monkeypatch.setattr(_registry, "get_meter_provider", lambda: looked.append(True))
+    for _ in range(2 * MOST_WAITING):
+        virtually(without[0].tick)
+    assert looked == [], "ticks look for it again, which takes as long as three of them"
 
 
 def test_what_is_no_provider_is_refused_with_the_remedy() -> None:

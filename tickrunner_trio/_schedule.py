@@ -71,7 +71,7 @@ class Schedule:
         Called when ``next_at`` has come; a little before it (a timer's rounding) still takes that slot.
         """
         taken_at, following = self.next_at, self._first + (self._index + 1) * self._interval
-        if now < following:  # as nearly always, and twice as fast
+        if now < following:  # as nearly always, and in two thirds of the time
             self._index += 1
             self.next_at = following
             return taken_at

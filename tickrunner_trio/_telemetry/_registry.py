@@ -85,6 +85,7 @@ class Registry:
         self._gone: deque[weakref.ref[object]] = deque()  # filled by the garbage collector, which must not wait
         self._group_of: dict[weakref.ref[object], str] = {}
         meter = self._meter_of(provider)
+        self._has_meter = not isinstance(meter, NoOpMeter)
         #: Of the ticks of all its services.
         self.times = Times(
             acquire=self._histogram(meter, ACQUIRE),
@@ -176,9 +177,11 @@ class Registry:
             return None
 
     def _has_sdk(self) -> bool:
+        """Whether what is recorded goes to somebody: to a provider that was given, or to a global one that is set."""
         if self._provider is not None:
             return True
-        provider = self._global_provider()
+        # One that was not found is not looked for again: that takes 160 us.
+        provider = self._global_provider() if self._has_meter else None
         return provider is not None and not _is_proxy(provider)
 
     def _meter_of(self, provider: MeterProvider | None) -> Meter:
