@@ -118,9 +118,8 @@ class Schedule:
         return index
 
     def _skip_to(self, index: int) -> None:
-        if index > self._index:
-            self.missed += index - self._index
-            self._go_to(index)
+        self.missed += index - self._index
+        self._go_to(index)
 
     def _go_to(self, index: int) -> None:
         self._index = index

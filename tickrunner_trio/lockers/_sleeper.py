@@ -30,7 +30,7 @@ class Sleeper:
             if key.fileobj is self._woken:
                 try:  # noqa: SIM105 - as below
                     self._woken.recv(4096)
-                except BlockingIOError:
+                except BlockingIOError:  # pragma: no cover - select has just said otherwise
                     pass
             else:
                 is_ready = True
