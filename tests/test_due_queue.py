@@ -9,13 +9,14 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tickrunner_trio._due_queue import _PARTS, DueQueue
+from tickrunner_trio._due_queue import _PART, DueQueue
 
 #: Within a part, in neighbours, on their edges, far away, and before the epoch of the clock.
 times = st.one_of(
-    st.integers(-3, 12).map(lambda part: part / _PARTS),
-    st.floats(-3 / _PARTS, 12 / _PARTS),
+    st.integers(-3, 12).map(lambda part: part * _PART),
+    st.floats(-3 * _PART, 12 * _PART),
     st.floats(-1e12, 1e12),
+    st.floats(allow_nan=False, allow_infinity=False),  # the longest interval there is ends at one of these
 )
 
 
@@ -57,7 +58,7 @@ class Queues(RuleBasedStateMachine):
     @invariant()
     def the_heap_holds_the_first_part_and_nothing_else(self) -> None:
         queue = self.queue
-        parts = [{int(at * _PARTS) for at, _, _ in entries} for entries in (queue._heap, *queue._parts.values())]
+        parts = [{at // _PART for at, _, _ in entries} for entries in (queue._heap, *queue._parts.values())]
         assert parts == [{key} for key in (queue._heap_key, *queue._parts)] if queue.size else parts == [set()]
         assert sorted(queue._keys) == sorted(queue._parts)
         assert all(queue._heap_key < key for key in queue._keys)
@@ -66,7 +67,7 @@ class Queues(RuleBasedStateMachine):
 TestQueues = Queues.TestCase
 
 
-@given(st.lists(st.sampled_from([0.0, 1 / _PARTS, 0.5]), max_size=50))
+@given(st.lists(st.sampled_from([0.0, _PART, 0.5]), max_size=50))
 def test_what_is_due_at_one_time_comes_out_in_the_order_in_which_it_was_put(at: list[float]) -> None:
     queue: DueQueue[int] = DueQueue()
     for number, each in enumerate(at):
@@ -76,10 +77,17 @@ def test_what_is_due_at_one_time_comes_out_in_the_order_in_which_it_was_put(at: 
 
 @given(times, times)
 @example(0.1 + 0.2, 0.3)
-@example(2**53 / _PARTS, (2**53 + 2) / _PARTS)
+@example(2**53 * _PART, (2**53 + 2) * _PART)
 def test_a_later_time_never_lies_in_an_earlier_part(earlier: float, later: float) -> None:
     assume(earlier < later)
-    assert int(earlier * _PARTS) <= int(later * _PARTS)
+    assert earlier // _PART <= later // _PART
+
+
+def test_so_many_are_taken_and_no_more_from_whatever_parts() -> None:
+    queue: DueQueue[int] = DueQueue()
+    for number in range(6):
+        queue.put(number * _PART / 2, number)
+    assert [[number for _, number in taken(queue, 1, 4)] for _ in range(3)] == [[0, 1, 2, 3], [4, 5], []]
 
 
 def test_a_queue_of_ten_thousand_keeps_few_in_its_heap() -> None:
@@ -90,7 +98,7 @@ def test_a_queue_of_ten_thousand_keeps_few_in_its_heap() -> None:
     for step in range(1, 1001):
         for at, number in taken(queue, step / 1000, 100):
             queue.put(at + 1, number)
-        assert len(queue._heap) <= 10_000 / _PARTS + 1
+        assert len(queue._heap) <= 10_000 * _PART + 1
     assert queue.size == 10_000
 
 

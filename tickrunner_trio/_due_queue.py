@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: Parts per second: a power of 2, so that no rounding puts two times into parts of the wrong order. More of them, of
+#: Seconds of a part: a power of 2, so that no rounding puts two times into parts of the wrong order. Shorter ones, of
 #: which each has a list, cost 150 bytes per sleeper where few sleepers share one, and gain nothing with 10,000.
-_PARTS = 32.0
+_PART = 1 / 32
 
-#: The key of no part: after all others.
+#: The key of no part: not before any other.
 _NO_PART = math.inf
 
 
 class DueQueue(Generic[_T]):
-    """Items by the time at which they are due, in seconds: finite, and above -1e300."""
+    """Items by the time at which they are due, in seconds, finite."""
 
     __slots__ = ("_heap", "_heap_key", "_keys", "_order", "_parts", "size")
 
@@ -53,20 +53,19 @@ class DueQueue(Generic[_T]):
         """Let the item be due then; it may be put twice."""
         self.size += 1
         entry = (at, next(self._order), item)
-        key: float = int(at * _PARTS)
-        if key == self._heap_key:
-            heapq.heappush(self._heap, entry)
-        elif (part := self._parts.get(key)) is not None:
-            part.append(entry)
-        else:
-            if key < self._heap_key:
-                key, self._heap_key = self._heap_key, key
-                part, self._heap = self._heap, [entry]
+        key = at // _PART
+        if key > self._heap_key:
+            part = self._parts.get(key)
+            if part is None:
+                self._add_part(key, [entry])
             else:
-                part = [entry]
-            if part:
-                self._parts[key] = part
-                heapq.heappush(self._keys, key)
+                part.append(entry)
+        elif key == self._heap_key:
+            heapq.heappush(self._heap, entry)
+        else:
+            if self._heap:
+                self._add_part(self._heap_key, self._heap)
+            self._heap_key, self._heap = key, [entry]
 
     def first_at(self) -> float:
         """Return when the first one is due; ``inf`` if there is none."""
@@ -91,6 +90,10 @@ class DueQueue(Generic[_T]):
         for at, _, item in entries:
             if wanted(at, item):
                 self.put(at, item)
+
+    def _add_part(self, key: float, entries: list[tuple[float, int, _T]]) -> None:
+        self._parts[key] = entries
+        heapq.heappush(self._keys, key)
 
     def _go_on(self) -> None:
         """Make a heap of the next part."""

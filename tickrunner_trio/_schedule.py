@@ -70,11 +70,6 @@ class Schedule:
 
         Called when ``next_at`` has come; a little before it (a timer's rounding) still takes that slot.
         """
-        taken_at, following = self.next_at, self._first + (self._index + 1) * self._interval
-        if now < following:  # as nearly always, and in two thirds of the time
-            self._index += 1
-            self.next_at = following
-            return taken_at
         self._skip_to(self._latest(now))
         taken_at = self.next_at
         self._go_to(self._index + 1)
@@ -118,8 +113,9 @@ class Schedule:
         return index
 
     def _skip_to(self, index: int) -> None:
-        self.missed += index - self._index
-        self._go_to(index)
+        if index > self._index:
+            self.missed += index - self._index
+            self._go_to(index)
 
     def _go_to(self, index: int) -> None:
         self._index = index
